@@ -1,0 +1,1 @@
+"""A small, readable inference engine for hybrid coding models."""

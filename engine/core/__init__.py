@@ -1,0 +1,1 @@
+"""The step loop: requests, scheduling, the forward step, sampling."""

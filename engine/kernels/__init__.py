@@ -1,0 +1,1 @@
+"""One module per operation, in families of equal signatures."""

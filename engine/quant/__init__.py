@@ -1,0 +1,1 @@
+"""Weight-only formats and the matmul of each."""

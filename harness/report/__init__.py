@@ -1,0 +1,1 @@
+"""Tables, plots and comparisons, read from the store alone."""

@@ -1,0 +1,1 @@
+"""A run: its tasks, its store on disk, its outcomes."""

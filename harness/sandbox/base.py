@@ -1,0 +1,76 @@
+"""The sandbox protocol: what the agent and the grader may ask of the place where untrusted code runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from harness.instances import Instance
+
+TESTBED = "/testbed"
+DEFAULT_OUTPUT_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class ExecResult:
+    """What one command left behind.
+
+    `output` is stdout and stderr combined in order, decoded with replacement; past `output_limit` bytes its middle
+    is dropped and `dropped_bytes` says how much. `exit_code` is the command's own, or 124 when `timed_out`.
+    """
+
+    exit_code: int
+    output: str
+    timed_out: bool
+    dropped_bytes: int
+    seconds: float
+
+
+class Sandbox(Protocol):
+    """One isolated copy of an instance's repository at `/testbed`, without network.
+
+    Every method raises `SandboxError` when the sandbox itself fails; a command that fails is an `ExecResult`.
+    """
+
+    def exec(
+        self,
+        command: str,
+        *,
+        timeout: float,
+        cwd: str = TESTBED,
+        env: Mapping[str, str] | None = None,
+        output_limit: int = DEFAULT_OUTPUT_LIMIT,
+    ) -> ExecResult:
+        """Run `command` under `bash -lc`-like conditions (the instance's environment active) in its own process group.
+
+        After `timeout` seconds the whole process group inside the sandbox is killed and the partial output returned.
+        """
+        ...
+
+    def read_file(self, path: str) -> bytes:
+        """Bytes of a regular file inside the sandbox; raises `FileNotFoundError` or `IsADirectoryError`."""
+        ...
+
+    def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """Write `data`, creating parent folders."""
+        ...
+
+    def close(self) -> None:
+        """Kill every process inside and remove all traces; may be called twice."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class SandboxFactory(Protocol):
+    """Makes fresh sandboxes; `name` is `docker` or `namespace` and goes into the run record."""
+
+    name: str
+
+    def create(self, instance: Instance) -> Sandbox:
+        """A fresh sandbox of `instance`; raises `SandboxError`, or `UserError` where the instance cannot run here."""
+        ...

@@ -1,0 +1,1 @@
+"""Twelve small SWE-bench-format instances of our own."""
