@@ -64,3 +64,12 @@ class StepOutput:
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation: prompt ids and how to sample."""
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams

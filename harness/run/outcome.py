@@ -17,14 +17,3 @@ class Outcome(StrEnum):
     def is_answer(self) -> bool:
         """Whether the task's end says something of the model rather than of the machine."""
         return self not in (Outcome.WALL_CLOCK, Outcome.INFRA_ERROR)
-
-
-class Limit(StrEnum):
-    """The budget that ended an agent's work, recorded beside the verdict of whatever diff it left."""
-
-    NONE = "none"
-    STEPS = "step_limit"
-    TOKENS = "token_limit"
-    CONTEXT = "context_limit"
-    FORMAT = "format_loop"
-    WALL_CLOCK = "wall_clock"
