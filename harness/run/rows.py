@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-_ARROW = {
+_ARROW: dict[Any, pa.DataType] = {
     str: pa.string(),
     int: pa.int64(),
     float: pa.float64(),
