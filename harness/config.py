@@ -1,9 +1,17 @@
 """`RunConfig`: one YAML file under `configs/` describes one run completely."""
 
+import difflib
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import UserError
+
+LEVELS_FILE = "levels.yaml"
 
 
 class _Section(BaseModel):
@@ -38,7 +46,7 @@ class EndpointConfig(_Section):
 
     kind: Literal["engine", "url"] = "engine"
     base_url: str | None = None
-    api_key: str | None = None
+    api_key: str | None = Field(default=None, description="the key, or `$NAME` for an environment variable's value")
     served_model: str | None = Field(default=None, description="model name to send; None asks /v1/models")
     max_context: int | None = None
     request_timeout: float = Field(default=1_800.0, gt=0)
@@ -49,16 +57,17 @@ class EndpointConfig(_Section):
 class LevelConfig(_Section):
     """One quantization level: a name for tables, and what differs at it. `base_url` overrides the endpoint's."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="also a folder's name")
     quant: str | None = None
     model: str | None = None
     base_url: str | None = None
+    description: str = ""
 
 
 class RunConfig(_Section):
     """A whole run: dataset x levels x repeats."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="also part of a folder's name")
     dataset: str
     instances: tuple[str, ...] = Field(default=(), description="ids to keep; empty keeps all")
     limit: int | None = Field(default=None, ge=1, description="only the first N instances")
@@ -80,3 +89,150 @@ class RunConfig(_Section):
 def describe(section: BaseModel) -> dict[str, Any]:
     """The section as JSON-ready data, for the run record."""
     return section.model_dump(mode="json")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run that `path` describes, with `--set key.sub=value` overrides (values parsed as YAML).
+
+    A level is a mapping, or a plain string: a name of `levels.yaml` beside the file, or the quant itself where there
+    is no such file. Raises `UserError`, one line that names the file, the key and what would be right.
+    """
+    data = _read_mapping(path)
+    keys = [_override(data, override) for override in overrides]
+    if isinstance(data.get("levels"), list):
+        data["levels"] = _resolve_levels(path, data["levels"])
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise UserError(_explain(path, keys, error)) from error
+    _check(path, config)
+    return config
+
+
+def read_api_key(endpoint: EndpointConfig) -> str | None:
+    """The endpoint's key, from the environment where `api_key` is `$NAME`; `UserError` when that is not set."""
+    key = endpoint.api_key
+    if key is None or not key.startswith("$"):
+        return key
+    if key[1:] not in os.environ:
+        raise UserError(f"endpoint.api_key: environment variable {key[1:]} is not set")
+    return os.environ[key[1:]]
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); name a YAML file such as configs/demo.yaml"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text; a configuration is a YAML file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: holds no mapping; a configuration is a mapping with at least name, dataset, levels")
+    return data
+
+
+def _override(data: dict[str, Any], override: str) -> str:
+    key, separator, text = override.partition("=")
+    if not separator or not all(key.split(".")):
+        raise UserError(f"--set {override}: expected key=value or key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML") from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise UserError(f"--set {override}: {parent} is not a mapping; set {parent} as a whole")
+    data[last] = value
+    return key
+
+
+def _resolve_levels(path: Path, levels: list[Any]) -> list[Any]:
+    file = path.parent / LEVELS_FILE
+    known = _read_mapping(file) if file.exists() else None
+    return [_resolve_level(path, file, known, level) if isinstance(level, str) else level for level in levels]
+
+
+def _resolve_level(path: Path, file: Path, known: dict[str, Any] | None, name: str) -> dict[str, Any]:
+    if known is None:
+        return {"name": name, "quant": name}
+    if name not in known:
+        raise UserError(f"{path}: levels: unknown level {name!r}{_suggest(name, known)}; {file} has {', '.join(known)}")
+    if not isinstance(known[name], dict):
+        raise UserError(f"{file}: {name}: expected a mapping with quant and description")
+    return {"name": name, **known[name]}
+
+
+def _explain(path: Path, overridden: list[str], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    source = f"--set {key}" if key in overridden else f"{path}: {key}"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        return f"{source}: unknown key{_suggest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"{source}: missing, and it has no default"
+    if first["type"] == "model_type":
+        return (
+            f"{source}: expected a mapping with some of {', '.join(_known_keys(first['loc']))}; not {first['input']!r}"
+        )
+    if first["type"] == "too_short":
+        return f"{source}: expected at least {first['ctx']['min_length']} item"
+    return f"{source}: {first['msg'].lower()}, not {first['input']!r}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    sections: dict[str, type[BaseModel]] = {
+        "endpoint": EndpointConfig,
+        "agent": AgentConfig,
+        "sampling": SamplingConfig,
+        "levels": LevelConfig,
+    }
+    section = sections[str(location[0])] if location else RunConfig
+    return list(section.model_fields)
+
+
+def _suggest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _check(path: Path, config: RunConfig) -> None:
+    names = [level.name for level in config.levels]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: levels: {name} appears more than once; every level needs its own name")
+    if config.baseline is not None and config.baseline not in names:
+        raise UserError(f"{path}: baseline: {config.baseline!r} is not a level of this run ({', '.join(names)})")
+    if config.perplexity_text is not None and not config.perplexity_text.is_file():
+        raise UserError(f"{path}: perplexity_text: no file {config.perplexity_text} under {Path.cwd()}")
+    check = _check_url if config.endpoint.kind == "url" else _check_engine
+    check(path, config)
+
+
+def _check_url(path: Path, config: RunConfig) -> None:
+    for level in config.levels:
+        url = level.base_url or config.endpoint.base_url
+        if url is None:
+            raise UserError(f"{path}: endpoint.base_url: needed with endpoint.kind url (level {level.name} has none)")
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"{path}: base_url: {url!r} of level {level.name} must start with http:// or https://")
+    if config.perplexity_text is not None:
+        raise UserError(f"{path}: perplexity_text: only measured with endpoint.kind engine; remove the key")
+    if config.endpoint.engine_args:
+        raise UserError(f"{path}: endpoint.engine_args: only used with endpoint.kind engine; remove the key")
+
+
+def _check_engine(path: Path, config: RunConfig) -> None:
+    if config.endpoint.base_url is not None:
+        raise UserError(f"{path}: endpoint.base_url: only used with endpoint.kind url; set that, or remove the key")
+    for level in config.levels:
+        if level.base_url is not None:
+            raise UserError(f"{path}: levels: base_url of {level.name} is only used with endpoint.kind url")
+        if level.model is None and config.model is None:
+            raise UserError(f"{path}: model: missing; with endpoint.kind engine it names a folder, a .gguf or a hub id")

@@ -38,7 +38,7 @@ FORMAT = 1
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step that survives a crash: temporary file, fsync, rename, fsync of the folder."""
+    """Replace `path` by `data` in one step that survives a crash (temporary file, fsync, rename, fsync of folder)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
