@@ -51,7 +51,8 @@ class EndpointConfig(_Section):
     max_context: int | None = None
     request_timeout: float = Field(default=1_800.0, gt=0)
     start_timeout: float = Field(default=600.0, gt=0)
-    engine_args: tuple[str, ...] = ()
+    engine_command: tuple[str, ...] = Field(default=("sweq-engine",), min_length=1)
+    engine_args: tuple[str, ...] = Field(default=(), description="added to `sweq-engine serve`")
 
 
 class LevelConfig(_Section):
