@@ -83,6 +83,9 @@ def measure(folder: Path) -> dict[str, Any]:
     good = passed(after)
     if good != set(after):
         raise UserError(f"{folder / 'gold.patch'}: tests that still fail: {', '.join(sorted(set(after) - good))}")
+    spaced = sorted(test for test in good if " " in test)
+    if spaced:
+        raise UserError(f"{folder}: test name with a space, which SWE-bench's log parsers cut off: {spaced[0]!r}")
     if not good - passed(before):
         raise UserError(f"{folder / 'test.patch'}: no test fails without the gold patch")
     return {
