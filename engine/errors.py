@@ -10,3 +10,16 @@ class UserError(Exception):
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be read: truncated, a tensor missing or of the wrong shape, an unknown type."""
+
+
+class RequestError(UserError):
+    """A request that cannot be served as asked. `param` names the field; `code` is the API's machine-readable word."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class ContextLengthError(UserError):
+    """A prompt, or a prompt and what it may generate, that is longer than the context the engine serves."""
