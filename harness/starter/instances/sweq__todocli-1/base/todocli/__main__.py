@@ -1,0 +1,7 @@
+"""`python -m todocli`."""
+
+import sys
+
+from todocli.cli import main
+
+sys.exit(main())
