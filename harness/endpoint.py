@@ -85,16 +85,19 @@ async def measure_perplexity(level: LevelConfig, config: RunConfig, log_path: Pa
         raise EndpointError(f"perplexity of level {level.name}: no JSON with ppl in {output[-200:]!r}") from error
 
 
-def _engine_command(config: RunConfig, verb: str, level: LevelConfig) -> list[str]:
-    name, *arguments = config.endpoint.engine_command
+def find_engine(name: str) -> str:
+    """Path of the engine's program: beside this interpreter, or on PATH; `UserError` where it is neither."""
     beside = Path(sys.executable).parent / name
     program = str(beside) if beside.exists() else shutil.which(name)
     if program is None:
-        raise UserError(
-            f"endpoint.engine_command: no program {name}; install the engine with pip install 'sweq[engine]'"
-        )
+        raise UserError(f"endpoint.engine_command: no program {name}; pip install 'sweq[engine]' brings it")
+    return program
+
+
+def _engine_command(config: RunConfig, verb: str, level: LevelConfig) -> list[str]:
+    name, *arguments = config.endpoint.engine_command
     quant = ["--quant", level.quant] if level.quant is not None else []
-    return [program, *arguments, verb, "--model", str(level.model or config.model), *quant]
+    return [find_engine(name), *arguments, verb, "--model", str(level.model or config.model), *quant]
 
 
 def _start(command: list[str], log_path: Path, stdout: int | None = None) -> subprocess.Popen[bytes]:
@@ -158,7 +161,8 @@ async def _is_healthy(client: httpx.AsyncClient) -> bool:
 
 async def _attach(level: LevelConfig, config: RunConfig) -> Endpoint:
     base_url = (level.base_url or config.endpoint.base_url or "").rstrip("/")
-    async with httpx.AsyncClient(timeout=_PROBE_TIMEOUT) as client:
+    local = httpx.URL(base_url).host in ("localhost", "127.0.0.1", "::1")
+    async with httpx.AsyncClient(timeout=_PROBE_TIMEOUT, trust_env=not local) as client:
         names = await _list_models(client, base_url, read_api_key(config.endpoint))
         identity = {"base_url": base_url, "models": names, **await _ask_version(client, base_url)}
     wanted = level.model or config.endpoint.served_model or config.model

@@ -36,6 +36,11 @@ class TaskPaths:
         return self.root / "report.json"
 
     @property
+    def error(self) -> Path:
+        """The last attempt's traceback, where the machine failed."""
+        return self.root / "error.txt"
+
+    @property
     def task(self) -> Path:
         """The task's row; written last of all: where it exists, the task is done."""
         return self.root / "task.json"

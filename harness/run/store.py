@@ -21,7 +21,6 @@ import fcntl
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,37 +30,21 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from harness.errors import UserError
+from harness.files import replace_file
 from harness.run.paths import RunPaths
 from harness.run.rows import TaskRow, from_json, to_table
 
 FORMAT = 1
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step that survives a crash (temporary file, fsync, rename, fsync of folder)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
 def write_json(path: Path, data: Any) -> None:
-    """`write_bytes` of `data` as indented JSON."""
-    write_bytes(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    """`replace_file` of `data` as indented JSON."""
+    replace_file(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of `text` as UTF-8; bytes that were decoded with `surrogateescape` come out as they went in."""
-    write_bytes(path, text.encode("utf-8", "surrogateescape"))
+    """`replace_file` of `text` as UTF-8; bytes that were decoded with `surrogateescape` come out as they went in."""
+    replace_file(path, text.encode("utf-8", "surrogateescape"))
 
 
 def read_text(path: Path) -> str:
@@ -105,9 +88,8 @@ class Store:
     def __init__(self, paths: RunPaths) -> None:
         """Read what is there already; temporary files that a killed process left are removed."""
         self.paths = paths
-        for leftover in paths.root.rglob(".*.*"):
-            if leftover.is_file():
-                leftover.unlink()
+        for leftover in paths.root.rglob(".*.tmp"):
+            leftover.unlink()
         self.rows = {row.key: row for row in _read_rows(paths)}
         self.record: dict[str, Any] = read_json(paths.record) if paths.record.exists() else {}
 
@@ -139,7 +121,7 @@ class Store:
         rows = list(self.rows.values())
         sink = io.BytesIO()
         pq.write_table(to_table(rows), sink)
-        write_bytes(self.paths.results, sink.getvalue())
+        replace_file(self.paths.results, sink.getvalue())
         for level, repeat in sorted({(row.level, row.repeat) for row in rows}):
             self._write_predictions(level, repeat)
 
@@ -148,7 +130,7 @@ class Store:
         ids = sorted(key[1] for key in self.rows if key[0] == level and key[2] == repeat)
         name = f"{self.record.get('run_id', self.paths.root.name)}.{level}"
         lines = [_prediction(name, instance_id, folder.task(instance_id, repeat).patch) for instance_id in ids]
-        write_bytes(folder.predictions(repeat), "".join(lines).encode())
+        replace_file(folder.predictions(repeat), "".join(lines).encode())
 
 
 def find_difference(stored: Any, wanted: Any, key: str) -> str | None:
@@ -180,11 +162,3 @@ def _read_rows(paths: RunPaths) -> Iterator[TaskRow]:
             yield from_json(read_json(path))
         except TypeError as error:
             raise UserError(f"{path}: not a task row of this version of sweq ({error})") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

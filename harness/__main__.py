@@ -1,0 +1,207 @@
+"""`sweq`: the harness's command line. Heavy imports wait until a command needs them, so that --help is quick."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from harness.errors import EndpointError, SandboxError, UserError
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="What each quantization level of a local coding model costs, measured in solved GitHub issues.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+images = typer.Typer(help="Docker images of instances.", no_args_is_help=True)
+app.add_typer(images, name="images")
+
+Dataset = Annotated[str, typer.Option(help="starter, a hub id, or a .parquet/.json/.jsonl file")]
+Instances = Annotated[list[str] | None, typer.Option("--instance", "-i", help="only this instance; may be repeated")]
+SandboxKind = Annotated[str, typer.Option("--sandbox", help="auto, docker or namespace")]
+
+
+@app.command(name="eval")
+def evaluate(
+    config: Annotated[Path, typer.Option("--config", "-c", help="a YAML file such as configs/demo.yaml")],
+    run_id: Annotated[
+        str | None, typer.Option(help="folder under results/runs; default: name and hash of the file")
+    ] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value; may be repeated")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="a running OpenAI-compatible server instead of the engine")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="accepted and implied: the same command always continues")
+    ] = False,
+) -> None:
+    """Run an agent over a dataset at every level, grade its patches, print the scores."""
+    from harness.config import load_config
+    from harness.report.plots import write_plots
+    from harness.report.tables import print_scores
+    from harness.run.start import RunInterruptedError, run
+
+    overrides = list(override or ())
+    if base_url is not None:
+        overrides += ["endpoint.kind=url", f"endpoint.base_url={base_url}"]
+    try:
+        finished = run(load_config(config, overrides), run_id, typer.echo)
+    except RunInterruptedError as error:
+        _leave_at_once(f"sweq: {error}")
+    if finished.fresh == 0:
+        typer.echo("this run was already finished; its figures again:")
+    plots = write_plots(finished.paths.root)
+    print_scores(finished.paths.root)
+    typer.echo(f"run:  {finished.paths.root}")
+    for plot in plots:
+        typer.echo(f"plot: {plot}")
+    if finished.infra_errors:
+        typer.echo(f"{finished.infra_errors} tasks ended in infra_error; the same command tries them again", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def grade(
+    dataset: Dataset,
+    predictions: Annotated[str, typer.Option(help="gold, empty, or a .json/.jsonl file of predictions")],
+    instance: Instances = None,
+    run_id: Annotated[str, typer.Option(help="folder under --results")] = "grade",
+    as_json: Annotated[bool, typer.Option("--json", help="print the run report as one JSON document")] = False,
+    sandbox: SandboxKind = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="instances graded at once")] = 2,
+    timeout: Annotated[float, typer.Option(help="seconds per instance")] = 1_800.0,
+    results: Annotated[Path, typer.Option(help="where run folders are made")] = Path("results/runs"),
+) -> None:
+    """Grade stored patches, without an agent."""
+    from harness.grading.runs import grade as grade_run
+
+    status = grade_run(
+        dataset,
+        predictions,
+        instance or (),
+        run_id,
+        sandbox=sandbox,
+        workers=workers,
+        timeout=timeout,
+        results=results,
+        as_json=as_json,
+        echo=typer.echo,
+    )
+    raise typer.Exit(status)
+
+
+@app.command()
+def regrade(
+    dataset: Dataset,
+    instance: Annotated[str, typer.Option("--instance", "-i", help="instance id")],
+    log: Annotated[Path, typer.Option(help="stored output of the eval script")],
+    patch: Annotated[Path | None, typer.Option(help="the patch that was graded")] = None,
+) -> None:
+    """Print the verdict on a stored log as JSON: no sandbox, no network."""
+    import json
+
+    from harness.grading.runs import regrade as regrade_log
+
+    typer.echo(json.dumps(regrade_log(dataset, instance, log, patch), indent=2))
+
+
+@app.command()
+def compare(
+    targets: Annotated[list[str], typer.Argument(help="run folders, run ids, or RUN:LEVEL")],
+    baseline: Annotated[str | None, typer.Option(help="level the others are compared with")] = None,
+    margin: Annotated[float, typer.Option(help="equivalence margin in percentage points")] = 2.0,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="a difference between runs to accept; may be repeated")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="where compare.json goes")] = None,
+) -> None:
+    """Compare levels pairwise over the same instances."""
+    from harness.report.compare import compare as compare_targets
+
+    raise typer.Exit(
+        compare_targets(targets, baseline=baseline, margin=margin, allow=tuple(allow or ()), output=output)
+    )
+
+
+@app.command()
+def report(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> None:
+    """Write report.html and the plots."""
+    from harness.report.page import write_report
+    from harness.report.plots import write_plots
+
+    for run in runs:
+        for plot in write_plots(run):
+            typer.echo(plot)
+    typer.echo(write_report(runs))
+
+
+@images.command(name="build")
+def build_images(
+    instance: Instances = None,
+    source: Annotated[str, typer.Option(help="sdist: from the package registry's releases")] = "sdist",
+    dataset: Dataset = "SWE-bench/SWE-bench_Verified",
+) -> None:
+    """Build the images of instances."""
+    from harness.instances import load_instances
+    from harness.sandbox.images import build
+
+    ids = list(instance or ())
+    build(ids, load_instances(dataset, ids), source, typer.echo)
+
+
+@images.command(name="list")
+def list_images() -> None:
+    """Images on this machine that instances can run in, and the instances that can be built."""
+    from harness.sandbox.images import list_images as list_all
+
+    for line in list_all():
+        typer.echo(line)
+
+
+@app.command()
+def doctor() -> None:
+    """Check what a run needs: one line each, and how to mend it."""
+    from harness.run.doctor import check_all
+
+    healthy = True
+    for check in check_all():
+        healthy = healthy and (check.passed or check.optional)
+        typer.echo(check.describe())
+    raise typer.Exit(0 if healthy else 1)
+
+
+def _leave_at_once(message: str) -> None:
+    """End with the status of Ctrl-C, not waiting for threads that still hang in a request."""
+    typer.echo(message, err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_INTERRUPTED)
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line and exit status 2, a failing machine one line and 1."""
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except UserError as error:
+        _fail(str(error), 2)
+    except (EndpointError, SandboxError) as error:
+        _fail(str(error), 1)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", _INTERRUPTED)
+    sys.exit(status or 0)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"sweq: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
