@@ -1,0 +1,170 @@
+"""How a model's answer becomes actions, and their observations become messages: one class per profile."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from harness.agent.model import Message, Reply, ToolCall
+from harness.agent.prompts import Prompts, load_prompts
+from harness.agent.tools import SCHEMA, Action, Bash, Edit, Misuse, Observation, Submit
+
+_BLOCK = re.compile(r"^```bash[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+_ARGUMENTS: dict[str, tuple[str, ...]] = {"bash": ("command",), "edit": ("path", "old", "new"), "submit": ()}
+
+
+class FormatError(Exception):
+    """An answer without any action in it; the message says what was wrong."""
+
+
+class Profile(Protocol):
+    """A way of talking with the model."""
+
+    prompts: Prompts
+    tools: Sequence[Message] | None
+
+    def history(self, reply: Reply) -> Message:
+        """The assistant message that stays in the history."""
+        ...
+
+    def parse(self, reply: Reply) -> list[Action]:
+        """The actions of an answer, in order; raises `FormatError` where there is none."""
+        ...
+
+    def observe(self, actions: Sequence[Action], observations: Sequence[Observation]) -> list[Message]:
+        """The messages that tell the model what its actions did."""
+        ...
+
+
+class ToolsProfile:
+    """Tool calls: bash, edit, submit; several per answer are carried out in order."""
+
+    tools: Sequence[Message] | None = SCHEMA
+
+    def __init__(self) -> None:
+        self.prompts = load_prompts("tools")
+
+    def history(self, reply: Reply) -> Message:
+        """The server's own message; arguments that are no JSON object are wrapped into one.
+
+        Chat templates parse the arguments of earlier calls, and some servers refuse every later request of a
+        conversation that holds a call they cannot parse.
+        """
+        if all(call.arguments and _parse_object(call.arguments) is not None for call in reply.tool_calls):
+            return reply.raw_message
+        return {**reply.raw_message, "tool_calls": [_well_formed(call) for call in reply.tool_calls]}
+
+    def parse(self, reply: Reply) -> list[Action]:
+        """One action per call; a call that makes no sense becomes a `Misuse`, answered in its own tool message."""
+        if not reply.tool_calls:
+            raise FormatError("it has no tool call.")
+        actions = [_to_action(call) for call in reply.tool_calls]
+        last = actions[-1]
+        if isinstance(last, Misuse) and reply.finish_reason == "length":
+            actions[-1] = replace(last, problem=f"your answer was cut off at {reply.max_tokens} tokens; {last.problem}")
+        return actions
+
+    def observe(self, actions: Sequence[Action], observations: Sequence[Observation]) -> list[Message]:
+        """One tool message per call."""
+        return [
+            {"role": "tool", "tool_call_id": action.call_id, "content": observation.text}
+            for action, observation in zip(actions, observations, strict=True)
+        ]
+
+
+class TextProfile:
+    """Exactly one fenced bash block per answer, for models without a template for tools."""
+
+    tools: Sequence[Message] | None = None
+
+    def __init__(self) -> None:
+        self.prompts = load_prompts("text")
+
+    def history(self, reply: Reply) -> Message:
+        """Role and text alone."""
+        return {"role": "assistant", "content": reply.text}
+
+    def parse(self, reply: Reply) -> list[Action]:
+        """The one block's command, or `Submit` where the block is just that word."""
+        blocks = _BLOCK.findall(reply.text.replace("\r\n", "\n") + "\n")
+        if len(blocks) != 1:
+            raise FormatError(f"it has {len(blocks) or 'no'} bash block{'s' if len(blocks) > 1 else ''}.")
+        command = blocks[0].strip()
+        if not command:
+            raise FormatError("the bash block is empty.")
+        if "\0" in command:
+            raise FormatError("the command has a NUL character in it.")
+        return [Submit() if command == "submit" else Bash(command)]
+
+    def observe(self, actions: Sequence[Action], observations: Sequence[Observation]) -> list[Message]:
+        """One user message."""
+        return [{"role": "user", "content": observation.text} for observation in observations]
+
+
+def choose_profile(name: str) -> Profile:
+    """The profile that `AgentConfig.profile` names."""
+    return TextProfile() if name == "text" else ToolsProfile()
+
+
+def prompts_hash(profile: str) -> str:
+    """sha256 (hex) of all that a profile says to the model, tool descriptions included: only equal runs compare."""
+    chosen = choose_profile(profile)
+    return chosen.prompts.digest(list(chosen.tools or ()))
+
+
+def _parse_object(arguments: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _well_formed(call: ToolCall) -> Message:
+    known = _parse_object(call.arguments) is not None
+    arguments = (call.arguments or "{}") if known else json.dumps({"malformed": call.arguments})
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def _to_action(call: ToolCall) -> Action:
+    if call.name not in _ARGUMENTS:
+        return Misuse(f"there is no tool {call.name!r}; there are bash, edit and submit.", call.id)
+    if call.name == "submit":
+        return Submit(call.id)
+    arguments = _parse_object(call.arguments)
+    if arguments is None:
+        return Misuse(f"the arguments of {call.name} are no JSON object: {_json_problem(call.arguments)}", call.id)
+    problem = _argument_problem(call.name, arguments)
+    if problem:
+        return Misuse(problem, call.id)
+    action: Action = Bash(**arguments) if call.name == "bash" else Edit(**arguments)
+    return replace(action, call_id=call.id)
+
+
+def _json_problem(arguments: str) -> str:
+    try:
+        return f"they are a {type(json.loads(arguments)).__name__}"
+    except ValueError as error:
+        return str(error)
+    except RecursionError:
+        return "they are nested too deeply"
+
+
+def _argument_problem(tool: str, arguments: dict[str, Any]) -> str:
+    """What is wrong with the arguments of bash or edit, or nothing."""
+    wanted = _ARGUMENTS[tool]
+    for name in wanted:
+        if name not in arguments:
+            return f"{tool} needs the argument {name!r}; it takes {', '.join(wanted)}."
+        if not isinstance(arguments[name], str):
+            return f"the argument {name!r} of {tool} must be a string, not {type(arguments[name]).__name__}."
+        if _UNUSABLE.search(arguments[name]):
+            return f"the argument {name!r} of {tool} has a NUL character or half a surrogate pair in it."
+    unknown = sorted(set(arguments) - set(wanted))
+    if unknown:
+        return f"{tool} has no argument {unknown[0]!r}; it takes {', '.join(wanted)}."
+    if not arguments[wanted[0]].strip():
+        return f"the argument {wanted[0]!r} of {tool} is empty."
+    return ""
