@@ -1,0 +1,5 @@
+"""What can go wrong with a report."""
+
+
+class ReportError(ValueError):
+    """The data does not fit what was asked."""
