@@ -1,0 +1,240 @@
+"""Weight-only formats: what a matrix is packed into, and which format a quantization level gives it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from engine.errors import CheckpointError, UserError
+from engine.quant import int4
+from engine.quant.gguf_blocks import BLOCK_TYPES, expand
+
+Level = Literal["f32", "bf16", "fp8", "int8", "int4", "as-stored"]
+TensorClass = Literal[
+    "linear", "expert", "embedding", "lm_head", "router", "shared_expert_gate", "delta_ba", "norm", "conv", "vector"
+]
+LEVELS: tuple[Level, ...] = get_args(Level)
+PLAIN: Mapping[str, torch.dtype] = MappingProxyType(
+    {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+)
+FP8_BLOCK = 128
+TILE_ELEMENTS = 1 << 22
+_TILE_MULTIPLE = 128  # whole row blocks of int4 and of fp8
+_FP8_MAX = 448.0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A matrix [out, in] as it lies in memory.
+
+    `tensors` by format, all on one device:
+    - f32, bf16, f16: `weight` [out, in].
+    - int8: `codes` int8 [out, in], `scale` bf16 [out]; w = codes * scale.
+    - int4: `codes` uint8 [out, in / 2] (see `engine.quant.int4`), `scales_zeros` bf16 [in / group, out, 2];
+      w = (code - 8) * scale + zero, code 0 to 15.
+    - fp8: `weight` float8_e4m3fn [out, in], `scale` float32 [ceil(out / 128), ceil(in / 128)]; w = weight * scale.
+    - a GGUF block type: `blocks` uint8 [out, row_bytes].
+
+    Experts hold the same tensors with a leading expert dimension (`engine.quant.linear.PackedExperts`).
+    """
+
+    format: str
+    shape: tuple[int, int]
+    tensors: dict[str, Tensor]
+    group: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.tensors.values())).device
+
+    def to(self, device: str | torch.device) -> "Packed":
+        """The same matrix on another device."""
+        target = torch.device(device)
+        moved = {name: tensor.to(target) for name, tensor in self.tensors.items()}
+        if self.format == "int4" and target.type != self.device.type:
+            moved["codes"] = int4.pack_codes(int4.unpack_codes(self.tensors["codes"]).to(target))
+        return Packed(self.format, self.shape, moved, self.group)
+
+    def slice_rows(self, start: int, stop: int) -> "Packed":
+        """Rows [start, stop) without a copy; `start` is a multiple of 128."""
+        scale_rows = slice(start // FP8_BLOCK, -(-stop // FP8_BLOCK))
+        sliced = {
+            name: tensor[:, start:stop]
+            if name == "scales_zeros"
+            else tensor[scale_rows]
+            if name == "scale" and self.format == "fp8"
+            else tensor[start:stop]
+            for name, tensor in self.tensors.items()
+        }
+        return Packed(self.format, (stop - start, self.shape[1]), sliced, self.group)
+
+
+def recipe(level: Level, tensor_class: TensorClass) -> str:
+    """The format of a tensor class at a level: a format name, or `as-stored` for whatever the checkpoint holds.
+
+    Norms, the convolution and DeltaNet's decay vectors are float32 always: they are small and enter float32
+    arithmetic. Router, shared-expert gate and DeltaNet's `ba` projection decide where a token goes and how fast a
+    state forgets, for 0.1% of the bytes: they are never quantized below bfloat16. Embedding and lm_head are int8 at
+    int8 and int4: an error in a logit is not averaged over later layers, and embedding rows are looked up one by one,
+    so 4 bits would cost more here than they save. At fp8 both stay bfloat16, as in the official FP8 checkpoint.
+    """
+    if tensor_class in ("norm", "conv", "vector"):
+        return "f32"
+    if level in ("f32", "bf16", "as-stored"):
+        return level
+    if tensor_class in ("router", "shared_expert_gate", "delta_ba"):
+        return "bf16"
+    if tensor_class in ("embedding", "lm_head"):
+        return "bf16" if level == "fp8" else "int8"
+    return level
+
+
+def check_level(level: str) -> Level:
+    """`level` itself if it is one, else a `UserError` that lists them."""
+    for known in LEVELS:
+        if level == known:
+            return known
+    raise UserError(f"quant {level!r} is unknown; it is one of {', '.join(LEVELS)}")
+
+
+def int4_group(columns: int) -> int:
+    """The largest group of 128, 64 or 32 that divides `columns`."""
+    for group in int4.GROUPS:
+        if columns % group == 0:
+            return group
+    raise CheckpointError(f"int4 needs input features that are a multiple of 32, not {columns}")
+
+
+def tile_rows(columns: int) -> int:
+    """Rows of a tile of about `TILE_ELEMENTS` weights: a multiple of 128."""
+    return max(_TILE_MULTIPLE, TILE_ELEMENTS // columns // _TILE_MULTIPLE * _TILE_MULTIPLE)
+
+
+def pack(weight: Tensor, format: str) -> Packed:
+    """Pack a floating-point matrix [out, in] on its own device, rounding to nearest; `CheckpointError` if it cannot be.
+
+    Scales are rounded to the precision they are stored in before codes are computed, so that codes make up for it.
+    """
+    if format not in _PACKERS:
+        raise CheckpointError(f"format {format!r} cannot be packed into; it is one of {', '.join(_PACKERS)}")
+    tensors, group = _PACKERS[format](weight)
+    return Packed(format, (weight.shape[0], weight.shape[1]), tensors, group)
+
+
+def repack(stored: Packed, format: str) -> Packed:
+    """`stored` in another format, tile by tile, so that no float32 copy of the whole is made."""
+    if format in ("as-stored", stored.format):
+        return stored
+    rows, step = stored.shape[0], tile_rows(stored.shape[1])
+    return concat_rows(
+        [pack(dequantize(stored.slice_rows(start, min(start + step, rows))), format) for start in range(0, rows, step)]
+    )
+
+
+def concat_rows(parts: list[Packed]) -> Packed:
+    """One matrix from row blocks of one format; all but the last have a multiple of 128 rows."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    tensors = {
+        name: torch.cat([part.tensors[name] for part in parts], dim=1 if name == "scales_zeros" else 0)
+        for name in first.tensors
+    }
+    return Packed(first.format, (sum(part.shape[0] for part in parts), first.shape[1]), tensors, first.group)
+
+
+def dequantize(packed: Packed, rows: Tensor | None = None) -> Tensor:
+    """Float32 [out, in], or [n, in] for row indices `rows` int64 [n]."""
+    return _READERS[packed.format](packed, rows)
+
+
+def _pack_plain(dtype: torch.dtype) -> Callable[[Tensor], tuple[dict[str, Tensor], int]]:
+    return lambda weight: ({"weight": weight.to(dtype).contiguous()}, 0)
+
+
+def _pack_int8(weight: Tensor) -> tuple[dict[str, Tensor], int]:
+    values = weight.float()
+    scale = _storable(values.abs().amax(dim=1) / 127)
+    codes = (values / scale.float().unsqueeze(1)).round().clamp(-127, 127)
+    return {"codes": codes.to(torch.int8), "scale": scale}, 0
+
+
+def _storable(scale: Tensor) -> Tensor:
+    """Scales in bfloat16, with 1 for an all-zero group, whose codes are 0 anyway."""
+    rounded = scale.bfloat16()
+    return torch.where(rounded == 0, torch.ones_like(rounded), rounded)
+
+
+def _pack_int4(weight: Tensor) -> tuple[dict[str, Tensor], int]:
+    out, columns = weight.shape
+    if out % int4.ROW_MULTIPLE:
+        raise CheckpointError(f"int4 needs output features that are a multiple of {int4.ROW_MULTIPLE}, not {out}")
+    group = int4_group(columns)
+    values = weight.float().reshape(out, -1, group)
+    least, most = values.aminmax(dim=2)
+    scale = _storable((most - least) / 15)
+    zero = (least + 8 * scale.float()).bfloat16()
+    codes = ((values - zero.float().unsqueeze(2)) / scale.float().unsqueeze(2)).round().clamp(-8, 7) + 8
+    scales_zeros = torch.stack([scale, zero], dim=-1).transpose(0, 1).contiguous()
+    return {"codes": int4.pack_codes(codes.to(torch.uint8).reshape(out, columns)), "scales_zeros": scales_zeros}, group
+
+
+def _pack_fp8(weight: Tensor) -> tuple[dict[str, Tensor], int]:
+    out, columns = weight.shape
+    padded = torch.nn.functional.pad(weight.float(), (0, -columns % FP8_BLOCK, 0, -out % FP8_BLOCK))
+    blocks = padded.reshape(padded.shape[0] // FP8_BLOCK, FP8_BLOCK, -1, FP8_BLOCK)
+    scale = (blocks.abs().amax(dim=(1, 3)) / _FP8_MAX).clamp(min=torch.finfo(torch.float32).tiny)
+    codes = (blocks / scale[:, None, :, None]).reshape(padded.shape)[:out, :columns]
+    return {"weight": codes.to(torch.float8_e4m3fn).contiguous(), "scale": scale}, FP8_BLOCK
+
+
+def _read_plain(packed: Packed, rows: Tensor | None) -> Tensor:
+    return _selected(packed.tensors["weight"], rows).float()
+
+
+def _read_int8(packed: Packed, rows: Tensor | None) -> Tensor:
+    codes, scale = (_selected(packed.tensors[name], rows) for name in ("codes", "scale"))
+    return codes.float() * scale.float().unsqueeze(1)
+
+
+def _read_int4(packed: Packed, rows: Tensor | None) -> Tensor:
+    codes, scales_zeros = packed.tensors["codes"], packed.tensors["scales_zeros"]
+    if rows is not None:
+        scales_zeros = scales_zeros[:, rows]
+    values = (int4.unpack_codes(codes) if rows is None else int4.gather_codes(codes, rows)).float()
+    scale, zero = scales_zeros.float().transpose(0, 1).unsqueeze(2).unbind(-1)
+    return ((values.reshape(values.shape[0], -1, packed.group) - 8) * scale + zero).flatten(1)
+
+
+def _read_fp8(packed: Packed, rows: Tensor | None) -> Tensor:
+    weight, scale = packed.tensors["weight"], packed.tensors["scale"]
+    at = torch.arange(weight.shape[0], device=weight.device) if rows is None else rows
+    chosen = weight if rows is None else weight.view(torch.uint8)[rows].view(torch.float8_e4m3fn)
+    factors = scale[at // FP8_BLOCK].repeat_interleave(FP8_BLOCK, dim=1)[:, : weight.shape[1]]
+    return chosen.float() * factors
+
+
+def _read_blocks(packed: Packed, rows: Tensor | None) -> Tensor:
+    return expand(_selected(packed.tensors["blocks"], rows), BLOCK_TYPES[packed.format])
+
+
+def _selected(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    return tensor if rows is None else tensor[rows]
+
+
+_PACKERS: Mapping[str, Callable[[Tensor], tuple[dict[str, Tensor], int]]] = MappingProxyType(
+    {name: _pack_plain(dtype) for name, dtype in PLAIN.items()}
+    | {"int8": _pack_int8, "int4": _pack_int4, "fp8": _pack_fp8}
+)
+_READERS: Mapping[str, Callable[[Packed, Tensor | None], Tensor]] = MappingProxyType(
+    dict.fromkeys(PLAIN, _read_plain)
+    | {"int8": _read_int8, "int4": _read_int4, "fp8": _read_fp8}
+    | dict.fromkeys(BLOCK_TYPES, _read_blocks)
+)

@@ -1,0 +1,122 @@
+"""A linear layer over a packed matrix: one matmul per format, chosen from a table."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from engine.quant.formats import PLAIN, Packed, dequantize, tile_rows
+from engine.quant.gguf_blocks import BLOCK_TYPES
+
+# Rows of activations up to which torch's weight-only CPU kernels win over unpacking a tile for the plain matmul;
+# measured in bfloat16 on two cores with AVX-512. In float32 those kernels never win.
+INT8_KERNEL_ROWS = 12
+INT4_KERNEL_ROWS = 64
+
+
+class QuantizedLinear:
+    """y = x @ W^T (+ bias) with W [out, in] packed in any format.
+
+    Products are accumulated in float32 or better and come out in `x.dtype`; weights are never held unpacked, but for
+    one tile at a time.
+    """
+
+    def __init__(self, packed: Packed, bias: Tensor | None = None) -> None:
+        self.packed = packed
+        self.bias = bias
+        self.out_features, self.in_features = packed.shape
+        self._matmul = _MATMULS[packed.format]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [T, in] in float32 or bfloat16 to [T, out] in the same dtype."""
+        y = self._matmul(x, self.packed)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def rows(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Rows `ids` int64 [T] of W, as for an embedding lookup: [T, in] in `dtype`."""
+        return dequantize(self.packed, ids).to(dtype)
+
+    @property
+    def nbytes(self) -> int:
+        return self.packed.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+
+@dataclass(frozen=True)
+class PackedExperts:
+    """E matrices [out, in] of one format; every tensor of `Packed` with a leading expert dimension."""
+
+    format: str
+    shape: tuple[int, int, int]
+    tensors: dict[str, Tensor]
+    group: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def expert_packed(self, index: int) -> Packed:
+        """One expert's matrix, without a copy."""
+        views = {name: tensor[index] for name, tensor in self.tensors.items()}
+        return Packed(self.format, self.shape[1:], views, self.group)
+
+    def expert(self, index: int) -> QuantizedLinear:
+        """One expert's linear layer, without a copy."""
+        return QuantizedLinear(self.expert_packed(index))
+
+    def to(self, device: str | torch.device) -> "PackedExperts":
+        """The same experts on another device."""
+        return stack_experts([self.expert_packed(index).to(device) for index in range(self.shape[0])])
+
+
+def stack_experts(experts: list[Packed]) -> PackedExperts:
+    """Experts of one shape and format in one set of tensors."""
+    first = experts[0]
+    tensors = {name: torch.stack([expert.tensors[name] for expert in experts]) for name in first.tensors}
+    return PackedExperts(first.format, (len(experts), *first.shape), tensors, first.group)
+
+
+def _plain(x: Tensor, packed: Packed) -> Tensor:
+    weight = packed.tensors["weight"]
+    if weight.dtype == x.dtype:
+        return linear(x, weight)
+    if weight.dtype == torch.float32:
+        return linear(x.float(), weight).to(x.dtype)
+    return _tiled(x, packed)
+
+
+def _int8(x: Tensor, packed: Packed) -> Tensor:
+    codes, scale = packed.tensors["codes"], packed.tensors["scale"]
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[0] <= INT8_KERNEL_ROWS:
+        return torch._weight_int8pack_mm(x, codes, scale)
+    return _over_tiles(x, packed, lambda tile: tile.tensors["codes"].to(x.dtype)) * scale.to(x.dtype)
+
+
+def _int4(x: Tensor, packed: Packed) -> Tensor:
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[0] <= INT4_KERNEL_ROWS:
+        codes, scales_zeros = packed.tensors["codes"], packed.tensors["scales_zeros"]
+        return torch._weight_int4pack_mm_for_cpu(x, codes, packed.group, scales_zeros)
+    return _tiled(x, packed)
+
+
+def _tiled(x: Tensor, packed: Packed) -> Tensor:
+    return _over_tiles(x, packed, lambda tile: dequantize(tile).to(x.dtype))
+
+
+def _over_tiles(x: Tensor, packed: Packed, unpack: Callable[[Packed], Tensor]) -> Tensor:
+    """x @ W^T with W unpacked a tile of rows at a time."""
+    rows, step = packed.shape[0], tile_rows(packed.shape[1])
+    if rows <= step:
+        return linear(x, unpack(packed))
+    y = x.new_empty(x.shape[0], rows)
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        torch.mm(x, unpack(packed.slice_rows(start, stop)).t(), out=y[:, start:stop])
+    return y
+
+
+_MATMULS: Mapping[str, Callable[[Tensor, Packed], Tensor]] = MappingProxyType(
+    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _int4, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _tiled)
+)
