@@ -118,7 +118,7 @@ def judge(instance: Instance, log: str, patch: str | None) -> Verdict:
 
 def judge_log(instance: Instance, log: str) -> Verdict:
     """As `judge`, of a log whose patch is known to exist."""
-    log = log.replace("\r\n", "\n").replace("\r", "\n")
+    log = _unify_line_ends(log)
     resolved_v4 = _resolves_v4(instance, log)
     statuses = read_statuses(instance, log)
     if statuses is None:
@@ -143,6 +143,11 @@ def judge_log(instance: Instance, log: str) -> Verdict:
     )
 
 
+def _unify_line_ends(text: str) -> str:
+    """As Python reads text files, and with it the official grader its logs: a carriage return ends a line too."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def _resolves_v4(instance: Instance, log: str) -> bool:
     statuses = read_statuses(instance, log, version=4)
     return statuses is not None and is_resolved(compare(instance, statuses, version=4))
@@ -158,8 +163,9 @@ def _reason_ungraded(log: str) -> VerdictStatus:
 
 def find_infra_sign(text: str) -> InfraSign | None:
     """The first known sign of a broken environment in `text`."""
+    lines = _unify_line_ends(text)
     for reason, environment, sign in _INFRA_SIGNS:
-        if sign.search(text):
+        if sign.search(lines):
             return InfraSign(reason, environment)
     return None
 

@@ -1,0 +1,132 @@
+"""Grading without an agent: a predictions file becomes a run directory and the official run report."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from harness.errors import UserError
+from harness.files import replace_file
+from harness.grading.logs import find_parser
+from harness.grading.predictions import Prediction, read_predictions, write_predictions
+from harness.grading.results import Graded, grade_all
+from harness.grading.run_report import build_run_report, render_run_report
+from harness.grading.verdict import judge, judge_log
+from harness.instances import Instance, dataset_hash, load_instances, select_instances
+from harness.sandbox.select import choose
+
+
+def grade(
+    dataset: str,
+    predictions: str,
+    ids: Sequence[str] = (),
+    run_id: str | None = None,
+    *,
+    sandbox: Literal["auto", "docker", "namespace"] = "auto",
+    workers: int = 2,
+    timeout: float = 1_800.0,
+    results: Path = Path("results/runs"),
+    as_json: bool = False,
+    echo: Callable[[str], None] = print,
+) -> int:
+    """Grade `predictions` (see `read_predictions`) of the instances that `ids` names, all if it is empty.
+
+    Writes `<results>/<run_id>/`: `grade.json` (what was graded), `predictions.jsonl`, `instances/...` and the official
+    run report `<model>.<run_id>.json`, whose counts go to `echo` (the whole report as JSON with `as_json`). Without a
+    run id it follows from the content of dataset and predictions, so that the same command continues.
+    Returns the exit status: 1 when a sandbox failed, so that running the command again is worthwhile.
+    """
+    instances, answers = _read_input(dataset, predictions, ids)
+    run_id = run_id or _derive_run_id(predictions, instances, answers)
+    root = results / run_id
+    record = _describe(dataset, instances, predictions)
+    _claim(root, record)
+    write_predictions(root / "predictions.jsonl", answers.values())
+    graded = _grade_with_progress(instances, answers, root, sandbox, workers, timeout)
+    report = build_run_report([instance.instance_id for instance in instances], graded)
+    model = next(iter(answers.values())).model_name_or_path.replace("/", "__")
+    path = root / f"{model}.{run_id}.json"
+    replace_file(path, (json.dumps(report, indent=4) + "\n").encode())
+    lines = [json.dumps(report, indent=4)] if as_json else [*render_run_report(report, graded), f"Report: {path}"]
+    for line in lines:
+        echo(line)
+    return 1 if any(item.verdict is None for item in graded.values()) else 0
+
+
+def regrade(dataset: str, instance_id: str, log_file: Path, patch_file: Path | None = None) -> dict[str, Any]:
+    """The verdict on a stored log as JSON-ready data: official report fields, `status` and `resolved_v4`.
+
+    Without `patch_file` the patch is taken to exist. Needs no sandbox and no network.
+    """
+    instance = load_instances(dataset, [instance_id])[0]
+    log = _read_text(log_file)
+    verdict = judge(instance, log, _read_text(patch_file)) if patch_file else judge_log(instance, log)
+    entry = {"tests_status": None, **verdict.report()[instance_id]}
+    return {"instance_id": instance_id, "status": verdict.status, "resolved_v4": verdict.resolved_v4, **entry}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); a stored log or patch would be right") from error
+
+
+def _read_input(dataset: str, predictions: str, ids: Sequence[str]) -> tuple[list[Instance], dict[str, Prediction]]:
+    everything = load_instances(dataset)
+    instances = select_instances(everything, ids, dataset)
+    for instance in instances:
+        find_parser(instance.log_parser, f"{dataset}: {instance.instance_id}: column log_parser")
+    given = {answer.instance_id: answer for answer in read_predictions(predictions, everything)}
+    selected = [instance.instance_id for instance in instances]
+    answers = {name: given[name] for name in selected if name in given}
+    if not answers:
+        raise UserError(f"{predictions}: no prediction for the instances asked for: {', '.join(ids)}")
+    return instances, answers
+
+
+def _derive_run_id(predictions: str, instances: Sequence[Instance], answers: dict[str, Prediction]) -> str:
+    content = [dataset_hash(instances), *(asdict(answer) for answer in answers.values())]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return f"grade-{Path(predictions).stem}-{digest[:12]}"
+
+
+def _describe(dataset: str, instances: Sequence[Instance], predictions: str) -> dict[str, Any]:
+    return {"dataset": dataset, "dataset_sha256": dataset_hash(instances), "predictions": predictions}
+
+
+def _claim(root: Path, record: dict[str, Any]) -> None:
+    """Record what this run directory grades; one that holds something else is refused."""
+    path = root / "grade.json"
+    if not path.exists():
+        if root.exists() and any(root.iterdir()):
+            raise UserError(f"{root}: holds something other than a grading run; choose another --run-id")
+        replace_file(path, (json.dumps(record, indent=2) + "\n").encode())
+        return
+    stored = json.loads(path.read_text())
+    for key, value in record.items():
+        if stored.get(key) != value:
+            raise UserError(f"{path}: key {key}: is `{stored.get(key)}`, now `{value}`; choose another --run-id")
+
+
+def _grade_with_progress(
+    instances: Sequence[Instance],
+    answers: dict[str, Prediction],
+    root: Path,
+    sandbox: Literal["auto", "docker", "namespace"],
+    workers: int,
+    timeout: float,
+) -> dict[str, Graded]:
+    answered = [instance for instance in instances if instance.instance_id in answers]
+    factory = choose(sandbox, [instance for instance in answered if answers[instance.instance_id].model_patch])
+    with tqdm(total=len(answered), desc="grading", unit="instance") as bar:
+
+        def advance(instance_id: str, graded: Graded) -> None:
+            bar.update()
+            bar.set_postfix_str(f"{instance_id} {graded.verdict.status if graded.verdict else 'sandbox failed'}")
+
+        return grade_all(answered, answers, factory, root, workers=workers, timeout=timeout, on_graded=advance)
