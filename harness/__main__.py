@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from harness.errors import EndpointError, SandboxError, UserError
@@ -42,17 +41,21 @@ def evaluate(
 ) -> None:
     """Run an agent over a dataset at every level, grade its patches, print the scores."""
     from harness.config import load_config
-    from harness.report.plots import write_plots
-    from harness.report.tables import print_scores
-    from harness.run.start import RunInterruptedError, run
 
     overrides = list(override or ())
     if base_url is not None:
         overrides += ["endpoint.kind=url", f"endpoint.base_url={base_url}"]
+    settings = load_config(config, overrides)
+
+    from harness.run.start import RunInterruptedError, run
+
     try:
-        finished = run(load_config(config, overrides), run_id, typer.echo)
+        finished = run(settings, run_id, typer.echo)
     except RunInterruptedError as error:
         _leave_at_once(f"sweq: {error}")
+    from harness.report.plots import write_plots
+    from harness.report.tables import print_scores
+
     if finished.fresh == 0:
         typer.echo("this run was already finished; its figures again:")
     plots = write_plots(finished.paths.root)
@@ -70,7 +73,7 @@ def grade(
     dataset: Dataset,
     predictions: Annotated[str, typer.Option(help="gold, empty, or a .json/.jsonl file of predictions")],
     instance: Instances = None,
-    run_id: Annotated[str, typer.Option(help="folder under --results")] = "grade",
+    run_id: Annotated[str | None, typer.Option(help="folder under --results; default: from what is graded")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the run report as one JSON document")] = False,
     sandbox: SandboxKind = "auto",
     workers: Annotated[int, typer.Option(min=1, help="instances graded at once")] = 2,
@@ -186,16 +189,11 @@ def _leave_at_once(message: str) -> None:
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit status 2, a failing machine one line and 1."""
     try:
-        status = app(standalone_mode=False)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
+        app()
     except UserError as error:
         _fail(str(error), 2)
     except (EndpointError, SandboxError) as error:
         _fail(str(error), 1)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("interrupted", _INTERRUPTED)
-    sys.exit(status or 0)
 
 
 def _fail(message: str, status: int) -> None:
