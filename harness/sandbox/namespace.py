@@ -11,9 +11,7 @@ Each command gets a process namespace of its own, so ending it, by itself or by 
 import io
 import json
 import os
-import selectors
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -21,18 +19,17 @@ import sys
 import tarfile
 import tempfile
 import threading
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
 from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, TESTBED, ExecResult
 from harness.sandbox.limits import Limits
 from harness.sandbox.output import CappedOutput
+from harness.sandbox.supervise import GRACE, Finished, last_line, supervise
 from harness.tree import commit_tree
 
 _JAIL = Path(__file__).resolve().parent / "jail.py"
@@ -44,7 +41,6 @@ _HOME = "/home"
 # A user id that no host account has: what a sandbox's root is outside, when the harness is root.
 _STRANGER = 2_000_000_000
 _GITCONFIG = "[user]\n\tname = sweq\n\temail = sweq@localhost\n"
-_GRACE = 10.0
 _NO_FILE, _A_FOLDER, _NOT_REGULAR = 100, 101, 102
 _READ = f"""
 [ -d "$1" ] && exit {_A_FOLDER}
@@ -56,15 +52,6 @@ _WRITE = f"""
 [ -d "$1" ] && exit {_A_FOLDER}
 mkdir -p -- "$(dirname -- "$1")" && cat > "$1" && chmod "$2" -- "$1"
 """
-
-
-@dataclass(frozen=True)
-class _Finished:
-    """One process inside: its exit code (None when killed at the deadline) and what it wrote."""
-
-    exit_code: int | None
-    output: CappedOutput
-    seconds: float
 
 
 class NamespaceSandbox:
@@ -113,7 +100,7 @@ class NamespaceSandbox:
         """Unpack a tar archive at the root."""
         done = self._run(["tar", "-x", "-f", "-", "-C", "/"], timeout=600, cwd="/", data=archive)
         if done.exit_code != 0:
-            raise SandboxError(f"the repository did not fit into the sandbox: {_last_line(done.output.text())}")
+            raise SandboxError(f"the repository did not fit into the sandbox: {last_line(done.output.text())}")
 
     def close(self) -> None:
         """See `Sandbox.close`: the holder ends, and the kernel kills and frees all that was inside."""
@@ -123,7 +110,7 @@ class NamespaceSandbox:
                 line.shutdown(socket.SHUT_RDWR)
         self._line.close()
         try:
-            self._holder.wait(_GRACE)
+            self._holder.wait(GRACE)
         except subprocess.TimeoutExpired:
             self._holder.kill()
             self._holder.wait()
@@ -146,9 +133,9 @@ class NamespaceSandbox:
         cwd: str = TESTBED,
         env: Mapping[str, str] | None = None,
         data: bytes | None = None,
-        spool: Any = None,
+        spool: IO[bytes] | None = None,
         output_limit: int = DEFAULT_OUTPUT_LIMIT,
-    ) -> _Finished:
+    ) -> Finished:
         """Run one process inside to its end or to the deadline; stdout goes to `spool` where one is given."""
         spec = {
             "argv": argv,
@@ -168,7 +155,9 @@ class NamespaceSandbox:
                 stdin.seek(0)
                 command = [*_enter(self._pid), *_jail(_JAIL_INSIDE, "run", theirs)]
                 _send(ours, spec)
-                return _supervise(command, ours, theirs, stdin, spool, timeout, CappedOutput(output_limit))
+                return supervise(
+                    command, ours, theirs, stdin, spool, timeout, CappedOutput(output_limit), _environment({})
+                )
             finally:
                 with self._lock:
                     self._running.discard(ours)
@@ -212,7 +201,7 @@ def probe() -> str | None:
                 result = sandbox.exec("true", timeout=30, cwd="/")
         except SandboxError as error:
             return f"{error}{_hint()}"
-    return None if result.exit_code == 0 else f"{_last_line(result.output)}{_hint()}"
+    return None if result.exit_code == 0 else f"{last_line(result.output)}{_hint()}"
 
 
 def _open(root: Path, limits: Limits) -> NamespaceSandbox:
@@ -352,71 +341,12 @@ def _await_ready(holder: subprocess.Popen[bytes], line: socket.socket) -> int:
         raise SandboxError("the sandbox's holder process did not become ready in 60 s") from None
     if message != b"ready\n":
         output = holder.stderr.read() if holder.stderr is not None else b""
-        raise SandboxError(_last_line(output.decode(errors="replace")))
+        raise SandboxError(last_line(output.decode(errors="replace")))
     pid: int = struct.unpack("3i", ancillary[0][2])[0]
     return pid
 
 
-def _supervise(
-    command: list[str],
-    ours: socket.socket,
-    theirs: socket.socket,
-    stdin: Any,
-    spool: Any,
-    timeout: float,
-    captured: CappedOutput,
-) -> _Finished:
-    """Run `command`, which is to say its exit code over `theirs`, until it ends or `timeout` seconds are over."""
-    start = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        stdin=stdin,
-        stdout=subprocess.PIPE if spool is None else spool,
-        stderr=subprocess.STDOUT if spool is None else subprocess.PIPE,
-        pass_fds=(theirs.fileno(),),
-        env=_environment({}),
-        cwd="/",
-        start_new_session=True,
-    )
-    theirs.close()
-    stream = process.stdout or process.stderr
-    assert stream is not None
-    with stream:
-        ended = _drain(stream, captured, start + timeout)
-        if not ended:
-            # Process 1 of the command's namespace ends when its socket does, and the kernel kills the rest.
-            ours.shutdown(socket.SHUT_RDWR)
-            _drain(stream, captured, time.monotonic() + _GRACE)
-    try:
-        process.wait(_GRACE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise SandboxError(f"a command did not end within {_GRACE:g} s of being killed") from None
-    seconds = time.monotonic() - start
-    return _Finished(_exit_code(ours, captured) if ended else None, captured, seconds)
-
-
-def _drain(stream: Any, captured: CappedOutput, deadline: float) -> bool:
-    """Feed `captured` until the stream ends (True) or the deadline passes (False)."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        while (left := deadline - time.monotonic()) > 0:
-            if selector.select(left):
-                data = os.read(stream.fileno(), 1 << 16)
-                if not data:
-                    return True
-                captured.feed(data)
-    return False
-
-
-def _exit_code(line: socket.socket, captured: CappedOutput) -> int:
-    message = line.recv(64)
-    if not message:
-        raise SandboxError(f"a command could not be started: {_last_line(captured.text())}")
-    return int(message)
-
-
-def _raise_for(done: _Finished, path: str) -> None:
+def _raise_for(done: Finished, path: str) -> None:
     """Turn a failed file helper into the exception of the protocol."""
     if done.exit_code == 0:
         return
@@ -426,9 +356,4 @@ def _raise_for(done: _Finished, path: str) -> None:
         raise IsADirectoryError(f"a folder in the sandbox, not a file: {path}")
     if done.exit_code == _NOT_REGULAR:
         raise OSError(f"not a regular file in the sandbox: {path}")
-    raise OSError(f"{path} in the sandbox: {_last_line(done.output.text())}")
-
-
-def _last_line(text: str) -> str:
-    lines: Iterable[str] = [line.strip() for line in text.splitlines() if line.strip()]
-    return list(lines)[-1] if lines else "no message"
+    raise OSError(f"{path} in the sandbox: {last_line(done.output.text())}")
