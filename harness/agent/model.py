@@ -184,6 +184,8 @@ class EndpointModel:
                 return _to_reply(completion, time.monotonic() - start, max_tokens, self._base_url)
             except openai.APIError as error:
                 pause = self._pause(error, attempt)
+            except ValueError as error:
+                raise EndpointError(f"{self._base_url}: the answer is no JSON: {error}") from error
             self._sleep(min(pause, max(deadline - time.monotonic(), 0.0)))
         raise RequestTimeoutError(f"{self._base_url}: no answer within {timeout:.0f} s")
 
