@@ -22,12 +22,10 @@ class ChatTemplate:
 
     `source` is the jinja text, `special_tokens` the names it may use (`bos_token`, `eos_token`, ...), `where` the file
     or model that errors name. `supports_tools` tells whether the template reads `tools` at all, and `sha256` identifies
-    the source in run records. Raises CheckpointError when there is no template or it does not compile.
+    the source in run records. Raises CheckpointError when the source does not compile.
     """
 
-    def __init__(self, source: str | None, special_tokens: Mapping[str, str], where: str = "chat template") -> None:
-        if source is None:
-            raise CheckpointError(f"{where}: no chat template; serve a checkpoint that has one (chat_template.jinja)")
+    def __init__(self, source: str, special_tokens: Mapping[str, str], where: str = "chat template") -> None:
         environment = _environment()
         try:
             variables = jinja2.meta.find_undeclared_variables(environment.parse(source))

@@ -153,8 +153,6 @@ def test_tools_are_detected_and_refused_where_the_template_has_none() -> None:
 
 
 def test_template_errors_are_one_line() -> None:
-    with pytest.raises(CheckpointError, match=r"^m\.gguf: no chat template"):
-        ChatTemplate(None, TOKENS, "m.gguf")
     with pytest.raises(CheckpointError, match=r"^m\.gguf: chat template, line 2"):
         ChatTemplate("\n{% for %}", TOKENS, "m.gguf")
     with pytest.raises(RequestError, match="too many turns"):

@@ -1,0 +1,96 @@
+"""HTTP responses that follow a Stream: a whole body, or server-sent events; a client that leaves aborts the request."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from engine.core.request import Request, StepOutput
+from engine.serve.completion import Format, Tally
+from engine.serve.errors import error_body, error_response, user_error_response
+from engine.serve.session import Session, Stream
+
+FAILED = ("error", "abort")
+
+
+class Answer(Response):
+    """Submits `request` and sends its completion in `form`, as events when `events` is true.
+
+    The status is sent with the first output, so that a request which fails at once gets an HTTP error. The request is
+    aborted as soon as the client disconnects.
+    """
+
+    def __init__(self, session: Session, request: Request, form: Format, *, events: bool) -> None:
+        super().__init__()
+        self._session = session
+        self._request = request
+        self._form = form
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._session.submit(self._request) as stream:
+            watcher = asyncio.create_task(_close_on_disconnect(receive, stream))
+            try:
+                if self._events:
+                    await self._send_events(stream, scope, receive, send)
+                else:
+                    await self._send_body(stream, scope, receive, send)
+            finally:
+                watcher.cancel()
+
+    async def _send_body(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
+        tally = Tally()
+        async for output in stream:
+            tally.add(output)
+            if output.finish_reason in FAILED:
+                await _failure(stream, output)(scope, receive, send)
+            elif output.finish_reason is not None:
+                body = self._form.body(tally, output.finish_reason)
+                await Response(body, media_type="application/json")(scope, receive, send)
+
+    async def _send_events(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
+        first = await anext(stream, None)
+        if first is None:
+            return
+        if first.finish_reason in FAILED:
+            await _failure(stream, first)(scope, receive, send)
+            return
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        tally, before = Tally(), self._form.opening()
+        async for output in _chain(first, stream):
+            body = before + self._event(output, tally)
+            before = b""
+            if body:
+                more = output.finish_reason is None
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+
+    def _event(self, output: StepOutput, tally: Tally) -> bytes:
+        tally.add(output)
+        body = self._form.event(output)
+        if output.finish_reason in FAILED:
+            error = error_body(500, output.error or "the request was aborted")
+            return body + f"data: {json.dumps(error)}\n\n".encode()
+        if output.finish_reason is not None:
+            return body + self._form.closing(tally, output.finish_reason)
+        return body
+
+
+async def _chain(first: StepOutput, stream: Stream) -> AsyncIterator[StepOutput]:
+    yield first
+    async for output in stream:
+        yield output
+
+
+async def _close_on_disconnect(receive: Receive, stream: Stream) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    stream.close()
+
+
+def _failure(stream: Stream, output: StepOutput) -> Response:
+    if stream.rejection is not None:
+        return user_error_response(stream.rejection)
+    return error_response(500, output.error or "the request was aborted")

@@ -1,0 +1,78 @@
+"""Errors in the shape that OpenAI's API gives them."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from engine.errors import RequestError, UserError
+
+logger = logging.getLogger(__name__)
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    503: "service_unavailable_error",
+}
+
+
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """`{"error": {"message", "type", "param", "code"}}`, the type chosen by the HTTP status."""
+    return {"error": {"message": message, "type": TYPES.get(status, "server_error"), "param": param, "code": code}}
+
+
+def error_response(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
+    return JSONResponse(error_body(status, message, param, code), status)
+
+
+def user_error_response(error: UserError) -> JSONResponse:
+    """HTTP 400 with the field and code where the error knows them."""
+    if isinstance(error, RequestError):
+        return error_response(400, str(error), error.param, error.code)
+    return error_response(400, str(error))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` in this shape."""
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(UserError, _on_user_error)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_validation(_: Request, error: Exception) -> JSONResponse:
+    first: dict[str, Any] = dict(error.errors()[0]) if isinstance(error, RequestValidationError) else {}
+    if first.get("type") == "json_invalid":
+        return error_response(400, f"the body is not valid JSON: {first.get('ctx', {}).get('error', '')}")
+    param = _field(first.get("loc", ())[1:])
+    message = str(first.get("msg", error)).removeprefix("Value error, ")
+    return error_response(400, f"{param}: {message}" if param else message, param or None)
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """`("messages", 0, "role")` as `messages[0].role`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+async def _on_user_error(_: Request, error: Exception) -> JSONResponse:
+    return user_error_response(error if isinstance(error, UserError) else UserError(str(error)))
+
+
+async def _on_http(_: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else HTTPStatus(status).phrase
+    return error_response(status, detail)
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(500, f"internal error: {type(error).__name__}")

@@ -1,0 +1,43 @@
+"""Prometheus metrics, read from the engine's counters when they are asked for."""
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from engine.serve.session import Session
+
+GAUGES = {
+    "running": "Requests in the running batch",
+    "waiting": "Requests that wait for a place",
+    "blocks_used": "Blocks of the KV cache in use",
+    "blocks_total": "Blocks of the KV cache",
+}
+COUNTERS = {
+    "prompt_tokens": "Prompt tokens of admitted requests",
+    "generated_tokens": "Tokens generated",
+    "prefix_hit_tokens": "Prompt tokens taken from the prefix cache",
+}
+
+
+def render(session: Session) -> bytes:
+    """The metrics page in Prometheus' text format; a figure that the engine does not count is left out."""
+    registry = CollectorRegistry()
+    registry.register(_EngineCollector(session))
+    return generate_latest(registry)
+
+
+class _EngineCollector(Collector):
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        stats = self._session.stats
+        yield GaugeMetricFamily("sweq_ready", "1 when the model is loaded", value=self._session.state == "ready")
+        for name, text in GAUGES.items():
+            if name in stats:
+                yield GaugeMetricFamily(f"sweq_{name}", text, value=stats[name])
+        for name, text in COUNTERS.items():
+            if name in stats:
+                yield CounterMetricFamily(f"sweq_{name}", text, value=stats[name])

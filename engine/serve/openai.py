@@ -1,0 +1,122 @@
+"""The OpenAI endpoints: `/v1/chat/completions`, `/v1/completions`, `/v1/models`."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from engine.core.request import Request
+from engine.errors import RequestError
+from engine.serve.answer import Answer
+from engine.serve.completion import ChatFormat, CompletionFormat, Format
+from engine.serve.fields import ChatFields, CompletionFields, FieldLog
+from engine.serve.service import Service
+from engine.serve.session import Session
+
+
+def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
+    """The routes. `service` is asked per request, because the server listens before the model is loaded."""
+    router = APIRouter(prefix="/v1")
+    field_log = FieldLog()
+    started = int(time.time())
+
+    @router.post("/chat/completions", response_model=None)
+    async def chat(fields: ChatFields) -> Response:
+        field_log.note(fields)
+        # Rendering and encoding a long conversation takes milliseconds that other streams need on this thread.
+        prompt = await asyncio.to_thread(_chat_prompt, service(), fields)
+        return _answer(session, service(), fields, prompt, ChatFormat, "chatcmpl-")
+
+    @router.post("/completions", response_model=None)
+    async def completions(fields: CompletionFields) -> Response:
+        field_log.note(fields)
+        prompt = await asyncio.to_thread(_completion_prompt, service(), fields)
+        return _answer(session, service(), fields, prompt, CompletionFormat, "cmpl-")
+
+    @router.api_route("/models", methods=["GET", "HEAD"])
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model_card(service(), started)]}
+
+    @router.get("/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name != service().name:
+            raise RequestError(f"the model {name!r} does not exist; this server has {service().name!r}", param="model")
+        return _model_card(service(), started)
+
+    return router
+
+
+def _answer(
+    session: Session,
+    service: Service,
+    fields: ChatFields | CompletionFields,
+    prompt: list[int],
+    form: type[Format],
+    prefix: str,
+) -> Answer:
+    fields.check_supported()
+    params = fields.sampling(_max_tokens(service, fields, len(prompt)), fields.alternatives)
+    request = Request(prefix + uuid.uuid4().hex, tuple(prompt), params)
+    events = bool(fields.stream)
+    logprobs = fields.alternatives is not None
+    written = form(request.request_id, service.name, service.tokenizer, logprobs=logprobs, usage=fields.include_usage)
+    return Answer(session, request, written, events=events)
+
+
+def _chat_prompt(service: Service, fields: ChatFields) -> list[int]:
+    template = service.chat_template()
+    if fields.tools:
+        _refuse_tools(template.supports_tools)
+    text = template.render(fields.messages)
+    return service.tokenizer.encode(text, affixes=False)
+
+
+def _refuse_tools(supported_by_template: bool) -> None:
+    reason = (
+        "tool calls are not supported yet by this server version"
+        if supported_by_template
+        else "this model's chat template has no tools"
+    )
+    raise RequestError(f"tools: {reason}; send the request without them", param="tools")
+
+
+def _completion_prompt(service: Service, fields: CompletionFields) -> list[int]:
+    if isinstance(fields.prompt, str):
+        return service.tokenizer.encode(fields.prompt)
+    size = service.tokenizer.vocab_size
+    if not all(0 <= token < size for token in fields.prompt):
+        raise RequestError(f"prompt: token ids must be between 0 and {size - 1}", param="prompt")
+    return fields.prompt
+
+
+def _max_tokens(service: Service, fields: ChatFields | CompletionFields, prompt_tokens: int) -> int:
+    """The tokens that may follow: what was asked, at most what remains of the context.
+
+    Clients ask for fixed large limits whatever the model, so more than remains is cut rather than refused; the answer
+    then ends with `length`.
+    """
+    param = fields.prompt_field
+    if prompt_tokens == 0:
+        raise RequestError(f"{param}: the prompt is empty", param=param)
+    remaining = service.max_context - prompt_tokens
+    if remaining < 1:
+        raise RequestError(
+            f"this model's maximum context length is {service.max_context} tokens, prompt and completion together; "
+            f"the prompt has {prompt_tokens}",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return min(fields.token_limit or remaining, remaining)
+
+
+def _model_card(service: Service, created: int) -> dict[str, Any]:
+    return {
+        "id": service.name,
+        "object": "model",
+        "created": created,
+        "owned_by": "sweq",
+        "max_model_len": service.max_context,
+    }

@@ -1,0 +1,62 @@
+"""Loads a model and puts together what is served."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from engine.config import EngineConfig
+from engine.core.engine import Engine
+from engine.serve.service import Service
+from engine.text.chat import ChatTemplate
+from engine.weights.loader import load, memory_report
+
+
+def open_service(model: str, quant: str, config: EngineConfig, name: str | None = None) -> Service:
+    """Load `model` at level `quant` and make it ready to serve under `name` (the model's own when None).
+
+    Raises CheckpointError or UserError where the model cannot be loaded or its template does not compile.
+    """
+    checkpoint = load(model, quant, config.device)
+    source = checkpoint.chat_template
+    template = None if source is None else ChatTemplate(source, checkpoint.tokenizer.special_tokens, model)
+    max_context = min(config.max_context or checkpoint.config.max_position, checkpoint.config.max_position)
+    return Service(
+        engine=Engine(checkpoint, config),
+        tokenizer=checkpoint.tokenizer,
+        template=template,
+        name=name or model_name(model),
+        model=model,
+        max_context=max_context,
+        identity=_identity(checkpoint.identity, memory_report(checkpoint), template)
+        | {"max_context": max_context, "device": config.device},
+    )
+
+
+def model_name(model: str) -> str:
+    """A short name for a model given as a path, `package:` file, hub id or `synthetic:` shape."""
+    if model.startswith("synthetic:") or (not model.startswith(("package:", "/", ".")) and not model.endswith(".gguf")):
+        return model
+    return model.rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+
+
+def _identity(
+    checkpoint: Mapping[str, Any], weights_by_class: Mapping[str, int], template: ChatTemplate | None
+) -> dict[str, Any]:
+    """What makes two servers comparable. Byte counts are bytes in memory."""
+    return {
+        "engine": "sweq-engine",
+        "version": version("sweq"),
+        "model": checkpoint.get("model"),
+        "quant": checkpoint.get("quant"),
+        "recipe": checkpoint.get("recipe"),
+        "group": checkpoint.get("group"),
+        "source_types": checkpoint.get("source_types"),
+        "weights_bytes": sum(weights_by_class.values()),
+        "weights_by_class": dict(weights_by_class),
+        "weights_sha256": checkpoint.get("sha256"),
+        "template_sha256": template.sha256 if template else None,
+        "supports_tools": bool(template and template.supports_tools),
+        "torch": version("torch"),
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,211 @@
+"""The bridge between the asyncio server and the engine's step loop, which runs on a thread of its own."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from engine.core.request import Request, StepOutput
+from engine.errors import UserError
+from engine.serve.service import Service, StepEngine
+
+logger = logging.getLogger(__name__)
+
+State = Literal["loading", "ready", "failed", "closed"]
+
+
+class Stream:
+    """The outputs of one request, for one reader.
+
+    Asynchronous iteration gives everything that is ready as one merged StepOutput, so a slow reader holds one entry
+    that grows at most to the completion, and never blocks the engine or another reader. Ends after the output that
+    has a `finish_reason`; `rejection` is set when the engine refused the request itself. `close` (or leaving the
+    `with` block) aborts the request unless it has finished.
+    """
+
+    def __init__(self, request_id: str, abort: Callable[[str], None]) -> None:
+        self.request_id = request_id
+        self.rejection: UserError | None = None
+        self._abort = abort
+        self._pending: list[StepOutput] = []
+        self._ready = asyncio.Event()
+        self._done = False
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> StepOutput:
+        while not self._pending:
+            if self._done:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        outputs, self._pending = self._pending, []
+        return merge(outputs)
+
+    def push(self, output: StepOutput) -> None:
+        """Hand one output to the reader. On the event loop's thread only, as everything here."""
+        if self._done:
+            return
+        self._pending.append(output)
+        self._done = output.finish_reason is not None
+        self._ready.set()
+
+    def close(self) -> None:
+        """Stop listening; a reader that waits ends at once."""
+        if not self._done:
+            self._done = True
+            self._pending.clear()
+            self._abort(self.request_id)
+        self._ready.set()
+
+
+class Session:
+    """Opens the service and runs its engine's step loop on a thread; `submit` gives a Stream of outputs.
+
+    `open_service` is called on that thread, so loading does not block the server. `on_change` is called on the event
+    loop whenever `state` changes: "loading" -> "ready" | "failed", later "failed" | "closed". When a step raises, every
+    request ends with an error, the state is "failed" for good and `error` says why. `stats` is the engine's latest.
+    """
+
+    def __init__(self, open_service: Callable[[], Service], on_change: Callable[[State], None] | None = None) -> None:
+        self.state: State = "loading"
+        self.error: BaseException | None = None
+        self.service: Service | None = None
+        self.stats: dict[str, Any] = {}
+        self._open_service = open_service
+        self._on_change = on_change
+        self._commands: queue.SimpleQueue[Callable[[StepEngine], None] | None] = queue.SimpleQueue()
+        self._streams: dict[str, Stream] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin opening the service. Call on the running event loop that will read the streams."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def submit(self, request: Request) -> Stream:
+        """Queue a request. A session that is not ready gives a stream whose only output is the error."""
+        stream = Stream(request.request_id, self._abort)
+        if self.state != "ready":
+            stream.push(_failure(request.request_id, f"the engine is {self.state}"))
+            return stream
+        self._streams[request.request_id] = stream
+        self._commands.put(lambda engine: self._add(engine, request))
+        return stream
+
+    async def close(self, timeout: float = 10.0) -> None:
+        """End what still runs, stop the thread and wait for it at most `timeout` seconds. Idempotent."""
+        loading = self.state == "loading"
+        if self.state != "failed":
+            self._set_state("closed")
+        self._end_all("the server is shutting down")
+        self._commands.put(None)
+        # A load cannot be interrupted; the thread is a daemon and ends with the process.
+        await asyncio.to_thread(self._thread.join, 0.0 if loading else timeout)
+
+    def _run(self) -> None:
+        try:
+            self.service = self._open_service()
+            engine = self.service.engine
+            self.stats = engine.stats()
+            self._post(self._set_state, "ready")
+            while self._apply_commands(engine):
+                outputs = engine.step() if engine.has_work else []
+                # Before the outputs leave: who has seen the end of a request sees its resources free.
+                self.stats = engine.stats()
+                if outputs:
+                    self._post(self._dispatch, outputs)
+        except BaseException as error:
+            if not isinstance(error, UserError):
+                logger.exception("the engine failed")
+            self.error = error
+            self._post(self._fail, str(error) or type(error).__name__)
+
+    def _apply_commands(self, engine: StepEngine) -> bool:
+        """Run what was asked since the last step, waiting while there is no work. False: stop."""
+        wait = not engine.has_work
+        while True:
+            try:
+                command = self._commands.get(block=wait)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command(engine)
+            wait = False
+
+    def _add(self, engine: StepEngine, request: Request) -> None:
+        try:
+            engine.add(request)
+        except UserError as error:
+            self._post(self._reject, request.request_id, error)
+
+    def _abort(self, request_id: str) -> None:
+        if self._streams.pop(request_id, None) is not None:
+            self._commands.put(lambda engine: engine.abort(request_id))
+
+    def _post(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            logger.debug("the event loop is gone; nobody reads the outputs")
+
+    def _dispatch(self, outputs: Sequence[StepOutput]) -> None:
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is None:
+                continue
+            if output.finish_reason is not None:
+                del self._streams[output.request_id]
+            stream.push(output)
+
+    def _reject(self, request_id: str, error: UserError) -> None:
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            stream.rejection = error
+            stream.push(_failure(request_id, str(error)))
+
+    def _fail(self, reason: str) -> None:
+        self._set_state("failed")
+        self._end_all(f"the engine failed: {reason}")
+
+    def _end_all(self, reason: str) -> None:
+        streams, self._streams = self._streams, {}
+        for request_id, stream in streams.items():
+            stream.push(_failure(request_id, reason))
+
+    def _set_state(self, state: State) -> None:
+        if self.state in ("closed", "failed"):
+            return
+        self.state = state
+        if self._on_change is not None:
+            self._on_change(state)
+
+
+def merge(outputs: Sequence[StepOutput]) -> StepOutput:
+    """Consecutive outputs of one request as one."""
+    last = outputs[-1]
+    if len(outputs) == 1:
+        return last
+    return replace(
+        last,
+        token_ids=tuple(i for output in outputs for i in output.token_ids),
+        text="".join(output.text for output in outputs),
+        logprobs=tuple(item for output in outputs for item in output.logprobs),
+        prompt_tokens=max(output.prompt_tokens for output in outputs),
+        cached_tokens=max(output.cached_tokens for output in outputs),
+    )
+
+
+def _failure(request_id: str, reason: str) -> StepOutput:
+    return StepOutput(request_id, finish_reason="error", error=reason)
