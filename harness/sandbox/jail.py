@@ -163,8 +163,9 @@ def start_command(spec: dict[str, Any], prepared: int, mapped: int) -> None:
             resource.setrlimit(kind, (value, value))
         os.setsid()
         os.chdir(spec["cwd"])
-        # Python ignores SIGPIPE; a command must not inherit that.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        # Python ignores these two; a command must not inherit that.
+        for name in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(name, signal.SIG_DFL)
         os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
     except OSError as error:
         os.write(2, f"sandbox: {error}\n".encode())

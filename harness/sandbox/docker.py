@@ -1,0 +1,299 @@
+"""Sandboxes from Docker: one fresh container of the instance's image for each.
+
+A container has no network, no capability beyond those a test suite run as root expects, no way to gain more, and
+ceilings on memory, processes and cores. Its process 1 only collects orphans, so that every command can be followed by
+killing all the rest: background processes end with their command. A timeout restarts the container, which the kernel
+carries out by killing its whole process namespace; files stay.
+"""
+
+import io
+import posixpath
+import select
+import shlex
+import socket
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.models.containers import Container
+from docker.utils import kwargs_from_env, parse_host
+
+from harness.errors import SandboxError, UserError
+from harness.instances import Instance
+from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, TESTBED, ExecResult
+from harness.sandbox.limits import Limits
+from harness.sandbox.output import CappedOutput
+
+_FAILURES = (DockerException, requests.exceptions.RequestException, OSError)
+_CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
+_REAPER = ["-c", "while :; do sleep infinity & wait $!; done"]
+# The command's own shell gets the environment that the official images activate; stderr joins stdout in order. The
+# outer shell's own messages ("Killed") are not the command's. `kill -1` spares only process 1 and the caller.
+_WRAPPER = """
+exec 3>&1 2>/dev/null </dev/null
+[ -f /opt/miniconda3/bin/activate ] && . /opt/miniconda3/bin/activate testbed >/dev/null
+setsid --wait bash -c "$1" >&3 2>&3 3>&-
+code=$?
+kill -9 -1
+exit $code
+"""
+_RESOLVE = '[ -d "$1" ] && exit 101; mkdir -p -- "$(dirname -- "$1")" && readlink -f -- "$1"'
+_A_FOLDER = 101
+# Bits of Go's os.FileMode, in which the daemon describes a path.
+_GO_FOLDER, _GO_TYPE = 1 << 31, 0x8F280000
+
+
+class DockerSandbox:
+    """A `Sandbox` over one running container, which it owns. One command runs at a time; others wait their turn."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._api: Any = container.client.api if container.client is not None else None
+        self._turn = threading.Lock()
+        self._closed = False
+
+    def exec(
+        self,
+        command: str,
+        *,
+        timeout: float,
+        cwd: str = TESTBED,
+        env: Mapping[str, str] | None = None,
+        output_limit: int = DEFAULT_OUTPUT_LIMIT,
+    ) -> ExecResult:
+        """See `Sandbox.exec`. Background processes end with their command."""
+        with self._turn:
+            try:
+                return self._exec(command, timeout, cwd, dict(env or {}), CappedOutput(output_limit))
+            except _FAILURES as error:
+                raise SandboxError(f"container {self._container.short_id}: {_one_line(error)}") from error
+
+    def _exec(self, command: str, timeout: float, cwd: str, env: dict[str, str], captured: CappedOutput) -> ExecResult:
+        start = time.monotonic()
+        argv = ["bash", "-c", _WRAPPER, "sweq", command]
+        handle = self._api.exec_create(self._container.id, argv, environment=env, workdir=cwd)["Id"]
+        connection = self._api.exec_start(handle, socket=True)
+        try:
+            ended = _drain(getattr(connection, "_sock", connection), captured, start + timeout)
+            if not ended:
+                self._container.restart(timeout=0)
+        finally:
+            connection.close()
+        code = self._exit_code(handle) if ended else 124
+        return ExecResult(code, captured.text(), not ended, captured.dropped, time.monotonic() - start)
+
+    def _exit_code(self, handle: str) -> int:
+        """The daemon notes the exit code shortly after the output has ended."""
+        for _ in range(200):
+            code = self._api.exec_inspect(handle)["ExitCode"]
+            if code is not None:
+                return int(code)
+            time.sleep(0.02)
+        raise SandboxError(f"container {self._container.short_id}: a command ended without an exit code")
+
+    def read_file(self, path: str) -> bytes:
+        """See `Sandbox.read_file`; raises `OSError` for what is neither a file nor a folder."""
+        path = posixpath.join(TESTBED, path)
+        try:
+            stream, stat = self._api.get_archive(self._container.id, path)
+            if stat["linkTarget"]:
+                stream, stat = self._api.get_archive(self._container.id, stat["linkTarget"])
+            mode = int(stat["mode"])
+            if mode & _GO_FOLDER:
+                raise IsADirectoryError(f"a folder in the sandbox, not a file: {path}")
+            if mode & _GO_TYPE:
+                raise OSError(f"not a regular file in the sandbox: {path}")
+            return _only_file(stream)
+        except NotFound as error:
+            if "no such container" in str(error).lower():
+                raise SandboxError(_one_line(error)) from error
+            raise FileNotFoundError(f"no such file in the sandbox: {path}") from None
+        except (DockerException, requests.exceptions.RequestException) as error:
+            raise SandboxError(f"container {self._container.short_id}: {_one_line(error)}") from error
+
+    def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
+        """See `Sandbox.write_file`; raises `OSError` where the path cannot be written."""
+        path = posixpath.join(TESTBED, path)
+        resolved = self.exec(f"set -- {shlex.quote(path)}; {_RESOLVE}", timeout=60, cwd="/")
+        if resolved.exit_code == _A_FOLDER:
+            raise IsADirectoryError(f"a folder in the sandbox, not a file: {path}")
+        if resolved.exit_code != 0:
+            raise OSError(f"{path} in the sandbox: {resolved.output.strip()}")
+        folder, name = posixpath.split(resolved.output.removesuffix("\n"))
+        try:
+            self._container.put_archive(folder, _archive(name, data, mode))
+        except APIError as error:
+            raise OSError(f"{path} in the sandbox: {_one_line(error)}") from error
+        except (DockerException, requests.exceptions.RequestException) as error:
+            raise SandboxError(f"container {self._container.short_id}: {_one_line(error)}") from error
+
+    def close(self) -> None:
+        """See `Sandbox.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._container.remove(force=True, v=True)
+        except NotFound:
+            return
+        except _FAILURES as error:
+            raise SandboxError(f"container {self._container.short_id}: {_one_line(error)}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class DockerFactory:
+    """Makes `DockerSandbox`es; `image_for` says which image an instance runs in (default: its own)."""
+
+    name = "docker"
+
+    def __init__(
+        self,
+        image_for: Callable[[Instance], str | None] | None = None,
+        limits: Limits | None = None,
+        *,
+        run_id: str = "",
+    ) -> None:
+        self._image_for = image_for or (lambda instance: instance.image)
+        self._limits = limits or Limits()
+        self._labels = {"sweq": "1", "sweq.run": run_id}
+        self._client = connect()
+
+    def create(self, instance: Instance) -> DockerSandbox:
+        """See `SandboxFactory.create`."""
+        image = self._image_for(instance)
+        if image is None:
+            raise UserError(f"{instance.instance_id}: names no image, so it cannot run in Docker")
+        try:
+            return DockerSandbox(self._start(instance, image))
+        except ImageNotFound:
+            raise UserError(missing_image(instance.instance_id, image)) from None
+        except _FAILURES as error:
+            raise SandboxError(f"{instance.instance_id}: Docker: {_one_line(error)}") from error
+
+    def identity(self, instance: Instance) -> dict[str, str]:
+        """What the run record keeps of the image: its name, content digest, and `source` (official or sdist)."""
+        image = self._image_for(instance)
+        if image is None:
+            raise UserError(f"{instance.instance_id}: names no image, so it cannot run in Docker")
+        try:
+            found = self._client.images.get(image)
+        except ImageNotFound:
+            raise UserError(missing_image(instance.instance_id, image)) from None
+        return {"image": image, "digest": str(found.id), "source": found.labels.get("sweq.source", "official")}
+
+    def _start(self, instance: Instance, image: str) -> Container:
+        cores = self._client.info().get("NCPU", 1)
+        return self._client.containers.run(
+            image,
+            _REAPER,
+            entrypoint=["bash"],
+            detach=True,
+            user="root",
+            hostname="sandbox",
+            network_mode="none",
+            cap_drop=["ALL"],
+            cap_add=_CAPABILITIES,
+            security_opt=["no-new-privileges"],
+            mem_limit=self._limits.memory_bytes,
+            memswap_limit=self._limits.memory_bytes,
+            pids_limit=self._limits.processes,
+            nano_cpus=int(min(self._limits.cpus, cores) * 1e9),
+            ulimits=[
+                docker.types.Ulimit(name="core", soft=0, hard=0),
+                docker.types.Ulimit(name="fsize", soft=self._limits.file_bytes, hard=self._limits.file_bytes),
+                docker.types.Ulimit(name="nofile", soft=self._limits.open_files, hard=self._limits.open_files),
+            ],
+            labels={**self._labels, "sweq.instance": instance.instance_id},
+        )
+
+
+def connect() -> docker.DockerClient:
+    """A client of the daemon that `DOCKER_HOST` or the context names; raises `UserError` when none answers."""
+    try:
+        client = docker.from_env(timeout=600)
+        client.ping()
+    except _FAILURES:
+        place = parse_host(kwargs_from_env().get("base_url"))
+        raise UserError(
+            f"Docker was asked for but no daemon answers at {place}: start it, or use --sandbox namespace"
+        ) from None
+    return client
+
+
+def missing_image(instance_id: str, image: str) -> str:
+    """The line for an instance whose image is not here."""
+    return (
+        f"{instance_id}: no image {image} here: `docker pull {image}`, "
+        f"or build it with `sweq images build --source sdist -i {instance_id}`"
+    )
+
+
+def _drain(connection: socket.socket, captured: CappedOutput, deadline: float) -> bool:
+    """Feed `captured` until the command's output ends (True) or the deadline passes (False)."""
+    frames = _Frames()
+    while (left := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([connection], [], [], left)
+        if ready:
+            data = connection.recv(1 << 16)
+            if not data:
+                return True
+            for payload in frames.split(data):
+                captured.feed(payload)
+    return False
+
+
+class _Frames:
+    """Takes the daemon's stream apart: frames with 8 bytes of header, the last 4 their length (Docker Engine API)."""
+
+    def __init__(self) -> None:
+        self._header = bytearray()
+        self._left = 0
+
+    def split(self, data: bytes) -> Iterator[bytes]:
+        """The payloads in `data`, which may start or end amid a frame."""
+        while data:
+            if self._left == 0:
+                missing = 8 - len(self._header)
+                self._header += data[:missing]
+                data = data[missing:]
+                if len(self._header) < 8:
+                    return
+                self._left = int.from_bytes(self._header[4:])
+                self._header.clear()
+            payload = data[: self._left]
+            self._left -= len(payload)
+            data = data[len(payload) :]
+            yield payload
+
+
+def _only_file(stream: Iterator[bytes]) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as archive:
+        file = archive.extractfile(archive.getmembers()[0])
+        return file.read() if file is not None else b""
+
+
+def _archive(name: str, data: bytes, mode: int) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(data), mode, int(time.time())
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def _one_line(error: BaseException) -> str:
+    text = error.explanation if isinstance(error, APIError) and error.explanation else str(error)
+    return " ".join(str(text).split())
