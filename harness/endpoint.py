@@ -22,6 +22,7 @@ _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _PROBE_TIMEOUT = 10.0
 _QUOTED_LINES = 4
+_COMMAND_MARK = "== starting: "
 
 
 @dataclass
@@ -103,7 +104,7 @@ def _engine_command(config: RunConfig, verb: str, level: LevelConfig) -> list[st
 def _start(command: list[str], log_path: Path, stdout: int | None = None) -> subprocess.Popen[bytes]:
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
-        log.write(f"$ {' '.join(command)}\n".encode())
+        log.write(f"{_COMMAND_MARK}{' '.join(command)}\n".encode())
         log.flush()
         return subprocess.Popen(
             [sys.executable, "-m", "harness.guard", *command],
@@ -221,5 +222,6 @@ def _failure(what: str, status: int, log_path: Path) -> Exception:
 
 
 def _quote(log_path: Path, lines: int = _QUOTED_LINES) -> str:
-    text = log_path.read_text(errors="replace").strip().splitlines()
-    return " | ".join(line.strip() for line in text[-lines:])
+    """The last lines of what the command said since it was started."""
+    said = log_path.read_text(errors="replace").rpartition(_COMMAND_MARK)[2].strip().splitlines()[1:]
+    return " | ".join(line.strip() for line in said[-lines:]) or "it said nothing"

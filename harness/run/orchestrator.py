@@ -79,7 +79,7 @@ class Orchestrator:
                 for level in self._config.levels:
                     await self._run_level(level, gradings)
         except BaseExceptionGroup as group:
-            raise group.exceptions[0] from group
+            raise _find_cause(group) from group
         finally:
             self._stop.set()
             self._sandboxes.close_all()
@@ -208,6 +208,13 @@ class Orchestrator:
         if time.monotonic() - self._tables_written > _TABLE_SECONDS:
             self._store.write_tables()
             self._tables_written = time.monotonic()
+
+
+def _find_cause(error: BaseException) -> BaseException:
+    """The first plain exception in nested groups of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _name(task: Task) -> str:
