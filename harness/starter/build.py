@@ -43,7 +43,8 @@ def run_tests(tree: Path, files: Sequence[str]) -> dict[str, str]:
 
     Raises `UserError` when the tests hang.
     """
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    environment = {**inherited, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-rA", "--color=no", "-p", "no:cacheprovider", *files]
     try:
         done = subprocess.run(
@@ -86,6 +87,9 @@ def measure(folder: Path) -> dict[str, Any]:
     spaced = sorted(test for test in good if " " in test)
     if spaced:
         raise UserError(f"{folder}: test name with a space, which SWE-bench's log parsers cut off: {spaced[0]!r}")
+    uncollected = sorted(good - set(before))
+    if uncollected:
+        raise UserError(f"{folder / 'test.patch'}: cannot even be collected without the gold patch: {uncollected[0]}")
     if not good - passed(before):
         raise UserError(f"{folder / 'test.patch'}: no test fails without the gold patch")
     return {

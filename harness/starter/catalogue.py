@@ -111,7 +111,8 @@ def eval_script(base_commit: str, test_patch: str, tree: Path) -> str:
 
     Its shape is that of the `eval_script` column of SWE-bench Verified without the conda lines. Where the official
     scripts hand `git checkout` a path that the base commit does not know (and so reset nothing at all), these reset
-    only known files and remove the others.
+    only known files and remove the others. pytest loads no plugins, so that the verdict does not depend on what else
+    is installed.
     """
     paths = _TARGET.findall(test_patch)
     known = " ".join(path for path in paths if (tree / path).is_file())
@@ -121,6 +122,7 @@ def eval_script(base_commit: str, test_patch: str, tree: Path) -> str:
         "#!/bin/bash",
         "set -uxo pipefail",
         "cd /testbed",
+        "export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",
         "git config --global --add safe.directory /testbed",
         "git status",
         "git show",
