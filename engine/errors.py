@@ -21,5 +21,8 @@ class RequestError(UserError):
         self.code = code
 
 
-class ContextLengthError(UserError):
+class ContextLengthError(RequestError):
     """A prompt, or a prompt and what it may generate, that is longer than the context the engine serves."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="prompt", code="context_length_exceeded")

@@ -1,7 +1,10 @@
 """What a caller asks of the engine and what it gets back."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
+
+from engine.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -24,6 +27,19 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+
+    def check(self) -> None:
+        """RequestError that names the first field out of range."""
+        for name, ok, right in (
+            ("max_tokens", self.max_tokens >= 1, "at least 1"),
+            ("temperature", 0 <= self.temperature < math.inf, "a finite number, 0 or more"),
+            ("top_k", self.top_k >= 0, "0 (off) or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
+            ("logprobs", self.logprobs is None or self.logprobs >= 0, "0 or more"),
+        ):
+            if not ok:
+                raise RequestError(f"{name} is {getattr(self, name)}; it must be {right}", param=name)
 
 
 @dataclass(frozen=True)

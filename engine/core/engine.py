@@ -1,0 +1,229 @@
+"""The step loop: requests in, outputs of each step out."""
+
+import logging
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.cache.paged_kv import BlockPool, allocate_cache, plan_blocks, usable_memory
+from engine.cache.prefix import PrefixTree
+from engine.config import EngineConfig
+from engine.core.request import FinishReason, Request, SamplingParams, StepOutput
+from engine.core.runner import Runner, activation_dtype, cache_dtype
+from engine.core.sampler import choose, token_logprob
+from engine.core.scheduler import Scheduler
+from engine.core.sequence import Chunk, SequenceState
+from engine.core.text_stream import TextStream
+from engine.errors import ContextLengthError, RequestError, UserError
+from engine.model.decoder import Decoder
+from engine.weights.loader import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Serves one checkpoint with continuous batching over a paged cache. Not thread-safe: one thread drives it.
+
+    `max_context` counts prompt and completion tokens together. Raises UserError for a configuration that cannot be
+    served and CheckpointError for a checkpoint the decoder cannot run.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+        _check(config)
+        device = torch.device(config.device)
+        model = checkpoint.config
+        activations = activation_dtype(checkpoint.identity["quant"], device)
+        keys = cache_dtype(activations, device)
+        blocks = plan_blocks(model, config, keys, usable_memory(device))
+        self.config = config
+        self.checkpoint = checkpoint
+        self.tokenizer = checkpoint.tokenizer
+        self.max_context = min(config.max_context or model.max_position, blocks * config.block_size)
+        self._vocabulary = min(model.vocab_size, self.tokenizer.vocab_size)
+        self._pool = BlockPool(blocks)
+        self._prefix = PrefixTree(self._pool, config.block_size) if config.prefix_cache else None
+        self._scheduler = Scheduler(
+            self._pool,
+            self._prefix,
+            block_size=config.block_size,
+            max_running=config.max_running,
+            max_step_tokens=config.max_step_tokens,
+        )
+        decoder = Decoder(model, checkpoint.weights, device, activations)
+        self._runner = Runner(decoder, allocate_cache(model, blocks, config.block_size, keys, device), device)
+        self._sequences: dict[str, SequenceState] = {}
+        self._seeds = Random()
+        self._generated = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def add(self, request: Request) -> None:
+        """Queue a request; RequestError (ContextLengthError) when it can never be served."""
+        self._admit(request)
+        seed = request.params.seed
+        self._sequences[request.request_id] = sequence = SequenceState(
+            request=request,
+            token_ids=list(request.prompt_ids),
+            rng=Random(self._seeds.getrandbits(64) if seed is None else seed),
+            text=TextStream(self.tokenizer.detokenizer(), request.params.stop),
+        )
+        self._scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request and free what it holds; nothing happens when it is unknown or finished."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self._scheduler.remove(sequence)
+
+    def step(self) -> list[StepOutput]:
+        """Compute one batch and return what it produced, one output for each request that got a token or ended."""
+        scheduled = self._scheduler.schedule()
+        if not scheduled:
+            return []
+        chunks, logits, outputs = self._forward(scheduled)
+        for chunk in chunks:
+            self._scheduler.commit(chunk)
+        ended = [chunk.sequence for chunk in chunks if chunk.reaches_end]
+        return outputs + [self._extend(sequence, row) for sequence, row in zip(ended, logits, strict=True)]
+
+    def stats(self) -> dict[str, Any]:
+        """Counters for a monitor: queue lengths, blocks, prefix hits and generated tokens since start."""
+        return {
+            "running": len(self._scheduler.running),
+            "waiting": len(self._scheduler.waiting),
+            "blocks_used": self._pool.held,
+            "blocks_cached": self._pool.evictable,
+            "blocks_total": self._pool.num_blocks,
+            "prefix_hit_tokens": self._prefix.hit_tokens if self._prefix else 0,
+            "prompt_tokens": self._scheduler.prompt_tokens,
+            "generated_tokens": self._generated,
+            "preemptions": self._scheduler.preemptions,
+        }
+
+    def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Logits float32 [len(token_ids), vocab_size] on CPU, through the cache and kernels that requests use.
+
+        RequestError when the tokens are none, unknown or too many; UserError when running requests hold the blocks.
+        """
+        sequence = SequenceState(
+            request=Request("logits", tuple(token_ids), SamplingParams(max_tokens=1)),
+            token_ids=list(token_ids),
+            rng=Random(0),
+            text=TextStream(self.tokenizer.detokenizer(), ()),
+        )
+        self._check_ids(sequence.token_ids, completion=0)
+        if not self._scheduler.borrow(sequence):
+            raise UserError(f"{len(token_ids)} tokens need more KV blocks than running requests have left")
+        parts = []
+        try:
+            while sequence.pending:
+                chunk = Chunk(sequence, min(sequence.pending, self.config.max_step_tokens))
+                parts.append(self._runner.run([chunk], every_row=True).cpu())
+                sequence.computed += chunk.tokens
+        finally:
+            self._scheduler.give_back(sequence)
+        return torch.cat(parts)
+
+    def _admit(self, request: Request) -> None:
+        if request.request_id in self._sequences:
+            raise RequestError(f"request id {request.request_id!r} is in use already")
+        request.params.check()
+        self._check_ids(request.prompt_ids, request.params.max_tokens)
+
+    def _check_ids(self, ids: Sequence[int], completion: int) -> None:
+        if not ids:
+            raise RequestError("the prompt is empty: it needs at least one token", param="prompt")
+        if min(ids) < 0 or max(ids) >= self.checkpoint.config.vocab_size:
+            raise RequestError(
+                f"the prompt has token ids outside 0..{self.checkpoint.config.vocab_size - 1}", param="prompt"
+            )
+        if len(ids) + completion > self.max_context:
+            raise ContextLengthError(
+                f"the prompt has {len(ids)} tokens and up to {completion} are to be generated, "
+                f"but the context is {self.max_context} tokens: shorten the prompt or lower max_tokens"
+            )
+
+    def _forward(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Tensor], list[StepOutput]]:
+        """The chunks that could be computed, the logits [vocab] of those that reach an end, and failed requests' ends.
+
+        When a batch fails, each chunk is run alone to find who is at fault: writing the same keys and values to the
+        same slots again changes nothing.
+        """
+        try:
+            return chunks, self._logits(chunks), []
+        except Exception:
+            logger.exception("a step of %d requests failed; running each alone", len(chunks))
+        computed, logits, failures = [], [], []
+        for chunk in chunks:
+            try:
+                logits += self._logits([chunk])
+                computed.append(chunk)
+            except Exception as error:
+                failures.append(self._fail(chunk.sequence, error))
+        return computed, logits, failures
+
+    def _logits(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """Rows for the sampler: on CPU, without the padding of the vocabulary."""
+        return list(self._runner.run(chunks)[:, : self._vocabulary].cpu())
+
+    def _extend(self, sequence: SequenceState, logits: Tensor) -> StepOutput:
+        try:
+            token = choose(logits, sequence.request.params, sequence.rng)
+            return self._append(sequence, token, logits)
+        except Exception as error:
+            return self._fail(sequence, error)
+
+    def _append(self, sequence: SequenceState, token: int, logits: Tensor) -> StepOutput:
+        params = sequence.request.params
+        logprobs = () if params.logprobs is None else (token_logprob(logits, token, params.logprobs),)
+        sequence.token_ids.append(token)
+        self._generated += 1
+        is_stop = token in params.stop_token_ids or (not params.ignore_eos and token in self.tokenizer.stop_ids)
+        text = "" if is_stop else sequence.text.push([token])
+        reason = self._finish_reason(sequence, is_stop)
+        if reason is not None:
+            text += sequence.text.finish()
+            self.abort(sequence.request.request_id)
+        return StepOutput(
+            request_id=sequence.request.request_id,
+            token_ids=(token,),
+            text=text,
+            finish_reason=reason,
+            prompt_tokens=sequence.prompt_tokens,
+            cached_tokens=sequence.cached_tokens or 0,
+            logprobs=logprobs,
+        )
+
+    def _finish_reason(self, sequence: SequenceState, is_stop: bool) -> FinishReason | None:
+        if is_stop or sequence.text.stopped:
+            return "stop"
+        return "length" if sequence.generated >= sequence.request.params.max_tokens else None
+
+    def _fail(self, sequence: SequenceState, error: Exception) -> StepOutput:
+        """End one request because of an error that is not the caller's."""
+        logger.error("request %s failed: %s", sequence.request.request_id, error, exc_info=error)
+        self.abort(sequence.request.request_id)
+        return StepOutput(
+            request_id=sequence.request.request_id,
+            text=sequence.text.finish(),
+            finish_reason="error",
+            prompt_tokens=sequence.prompt_tokens,
+            cached_tokens=sequence.cached_tokens or 0,
+            error=f"{type(error).__name__}: {error}",
+        )
+
+
+def _check(config: EngineConfig) -> None:
+    for name in ("block_size", "max_running", "max_step_tokens"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    if config.max_step_tokens < config.max_running:
+        raise UserError(
+            f"max_step_tokens {config.max_step_tokens} is below max_running {config.max_running}: "
+            "a step must hold one token of every running request"
+        )

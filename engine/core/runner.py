@@ -1,0 +1,69 @@
+"""From chunks to logits: builds a step's index tensors and runs the decoder."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.cache.tensors import CacheTensors
+from engine.core.sequence import Chunk
+from engine.model.batch import Batch
+from engine.model.decoder import Decoder
+
+
+def activation_dtype(quant: str, device: torch.device) -> torch.dtype:
+    """The dtype between matmuls at level `quant`: float32 where exactness is the point, bfloat16 elsewhere.
+
+    `f32` is the oracle's level. `as-stored` on CPU has block formats whose kernels work in float32.
+    """
+    if quant == "f32" or (quant == "as-stored" and device.type == "cpu"):
+        return torch.float32
+    return torch.bfloat16
+
+
+def cache_dtype(activation: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of keys and values: float32 on CPU, whose fused attention is several times slower in bfloat16."""
+    return torch.float32 if device.type == "cpu" else activation
+
+
+class Runner:
+    """Runs chunks of sequences that hold their blocks already."""
+
+    def __init__(self, decoder: Decoder, cache: CacheTensors, device: torch.device) -> None:
+        self._decoder, self._cache, self._device = decoder, cache, device
+
+    def run(self, chunks: Sequence[Chunk], *, every_row: bool = False) -> Tensor:
+        """Logits float32 [R, vocab] of the last row of each chunk that reaches its sequence's end, or of all rows."""
+        return self._decoder.forward(self._batch(chunks, every_row), self._cache)
+
+    def _batch(self, chunks: Sequence[Chunk], every_row: bool) -> Batch:
+        size = self._cache.block_size
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        starts, rows = [0], []
+        for chunk in chunks:
+            span = range(chunk.start, chunk.start + chunk.tokens)
+            blocks = chunk.sequence.blocks
+            tokens += chunk.token_ids
+            positions += span
+            slots += [blocks[at // size] * size + at % size for at in span]
+            starts.append(len(tokens))
+            if chunk.reaches_end:
+                rows.append(len(tokens) - 1)
+        longest = max(len(chunk.sequence.blocks) for chunk in chunks)
+        tables = [chunk.sequence.blocks + [0] * (longest - len(chunk.sequence.blocks)) for chunk in chunks]
+        return Batch(
+            token_ids=self._tensor(tokens),
+            positions=self._tensor(positions),
+            slot_mapping=self._tensor(slots),
+            block_tables=self._tensor(tables, torch.int32),
+            query_starts=self._tensor(starts, torch.int32),
+            state_slots=self._tensor([0] * len(chunks)),
+            logit_rows=self._tensor(list(range(len(tokens))) if every_row else rows),
+            query_lens=tuple(chunk.tokens for chunk in chunks),
+            context_lens=tuple(chunk.start + chunk.tokens for chunk in chunks),
+        )
+
+    def _tensor(self, values: list[int] | list[list[int]], dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=self._device)

@@ -1,0 +1,62 @@
+"""A request on its way through the engine."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from engine.cache.prefix import PrefixNode
+from engine.core.request import Request
+from engine.core.text_stream import TextStream
+
+
+@dataclass(eq=False)
+class SequenceState:
+    """One request's tokens, its share of the cache and its random numbers.
+
+    `token_ids` are the prompt and all that was generated; the first `computed` of them have keys and values in
+    `blocks`. The first `cached_blocks` blocks are in the prefix tree, `node` being the last of them. `rng` survives
+    preemption, so that a request's text does not depend on when it was interrupted.
+    """
+
+    request: Request
+    token_ids: list[int]
+    rng: Random
+    text: TextStream
+    node: PrefixNode | None = None
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+    cached_blocks: int = 0
+    cached_tokens: int | None = None
+
+    @property
+    def pending(self) -> int:
+        """Tokens whose keys and values are still to be computed; 1 while decoding."""
+        return len(self.token_ids) - self.computed
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def generated(self) -> int:
+        return len(self.token_ids) - self.prompt_tokens
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next `tokens` tokens of a sequence, to be computed in one step."""
+
+    sequence: SequenceState
+    tokens: int
+
+    @property
+    def start(self) -> int:
+        return self.sequence.computed
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.sequence.token_ids[self.start : self.start + self.tokens]
+
+    @property
+    def reaches_end(self) -> bool:
+        """Whether the step computes the last known token, whose logits choose the next one."""
+        return self.tokens == self.sequence.pending

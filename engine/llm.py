@@ -1,0 +1,90 @@
+"""The offline face of the engine: load a model, generate, read logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.config import EngineConfig
+from engine.core.engine import Engine
+from engine.core.request import Completion, Request, SamplingParams, StepOutput
+from engine.errors import UserError
+from engine.weights.loader import load
+
+Prompts = str | Sequence[str] | Sequence[Sequence[int]]
+
+
+class LLM:
+    """A model at a quantization level, ready to generate.
+
+    `model` is a directory, a `.gguf` file, a hub id, `package:<package>/<file>` or `synthetic:<shape>`; `device` None
+    takes a GPU when there is one; further keywords are fields of `EngineConfig`. UserError for what cannot be loaded.
+    """
+
+    def __init__(self, model: str, quant: str = "as-stored", device: str | None = None, **limits: Any) -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.checkpoint = load(model, quant, device)
+        self.tokenizer = self.checkpoint.tokenizer
+        self.engine = Engine(self.checkpoint, EngineConfig(device=device, **limits))
+
+    def generate(
+        self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Completion]:
+        """Complete each prompt (text, or token ids), in the order given.
+
+        One SamplingParams serves all prompts, or there is one for each. UserError when a prompt cannot be served; then
+        nothing is generated.
+        """
+        listed: Sequence[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
+        wishes = _for_each(params or SamplingParams(), len(listed))
+        requests = [
+            Request(f"prompt {number}", self._ids(prompt), wish)
+            for number, (prompt, wish) in enumerate(zip(listed, wishes, strict=True))
+        ]
+        completions = {request.request_id: _empty(request) for request in requests}
+        self._submit(requests)
+        while self.engine.has_work:
+            for output in self.engine.step():
+                _absorb(completions[output.request_id], output)
+        return list(completions.values())
+
+    def logits(self, token_ids: Sequence[int]) -> Tensor:
+        """Logits float32 [len(token_ids), vocab_size] on CPU, through the caches and kernels that serving uses."""
+        return self.engine.logits(token_ids)
+
+    def _ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+
+    def _submit(self, requests: Sequence[Request]) -> None:
+        try:
+            for request in requests:
+                self.engine.add(request)
+        except UserError:
+            for request in requests:
+                self.engine.abort(request.request_id)
+            raise
+
+
+def _for_each(params: SamplingParams | Sequence[SamplingParams], count: int) -> Sequence[SamplingParams]:
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise UserError(f"{len(params)} SamplingParams for {count} prompts: give one, or one for each prompt")
+    return params
+
+
+def _empty(request: Request) -> Completion:
+    completion = Completion([], "", "error", len(request.prompt_ids))
+    completion.logprobs = None if request.params.logprobs is None else []
+    return completion
+
+
+def _absorb(completion: Completion, output: StepOutput) -> None:
+    completion.token_ids += output.token_ids
+    completion.text += output.text
+    completion.cached_tokens = output.cached_tokens
+    if completion.logprobs is not None:
+        completion.logprobs += output.logprobs
+    if output.finish_reason is not None:
+        completion.finish_reason, completion.error = output.finish_reason, output.error
