@@ -1,7 +1,7 @@
 """Weight-only formats: what a matrix is packed into, and which format a quantization level gives it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -37,6 +37,8 @@ class Packed:
       w = (code - 8) * scale + zero, code 0 to 15.
     - fp8: `weight` float8_e4m3fn [out, in], `scale` float32 [ceil(out / 128), ceil(in / 128)]; w = weight * scale.
     - a GGUF block type: `blocks` uint8 [out, row_bytes].
+    - `A+B`: row parts in unlike formats, tensors named `0.x`, `1.x`, ...; if there is `order` int64 [out], row i of
+      the matrix is row `order[i]` of the parts one after another.
 
     Experts hold the same tensors with a leading expert dimension (`engine.quant.linear.PackedExperts`).
     """
@@ -60,7 +62,7 @@ class Packed:
         moved = {name: tensor.to(target) for name, tensor in self.tensors.items()}
         if self.format == "int4" and target.type != self.device.type:
             moved["codes"] = int4.pack_codes(int4.unpack_codes(self.tensors["codes"]).to(target))
-        return Packed(self.format, self.shape, moved, self.group)
+        return replace(self, tensors=moved)
 
     def slice_rows(self, start: int, stop: int) -> "Packed":
         """Rows [start, stop) without a copy; `start` is a multiple of 128."""
@@ -73,7 +75,7 @@ class Packed:
             else tensor[start:stop]
             for name, tensor in self.tensors.items()
         }
-        return Packed(self.format, (stop - start, self.shape[1]), sliced, self.group)
+        return replace(self, shape=(stop - start, self.shape[1]), tensors=sliced)
 
 
 def recipe(level: Level, tensor_class: TensorClass) -> str:
@@ -132,6 +134,8 @@ def repack(stored: Packed, format: str) -> Packed:
     """`stored` in another format, tile by tile, so that no float32 copy of the whole is made."""
     if format in ("as-stored", stored.format):
         return stored
+    if "+" in stored.format:
+        return pack(dequantize(stored), format)
     rows, step = stored.shape[0], tile_rows(stored.shape[1])
     return concat_rows(
         [pack(dequantize(stored.slice_rows(start, min(start + step, rows))), format) for start in range(0, rows, step)]
@@ -150,9 +154,44 @@ def concat_rows(parts: list[Packed]) -> Packed:
     return Packed(first.format, (sum(part.shape[0] for part in parts), first.shape[1]), tensors, first.group)
 
 
+def join_rows(parts: list[Packed], order: Tensor | None = None) -> Packed:
+    """One matrix whose rows are those of `parts` one after another, picked by `order` int64 [out] if given.
+
+    Parts of one format become a plain matrix of it wherever its layout allows.
+    """
+    shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
+    formats = {part.format for part in parts}
+    by_row = formats <= set(PLAIN) | set(BLOCK_TYPES) | {"int8"}
+    if len(formats) == 1 and (by_row or (order is None and not any(p.shape[0] % _TILE_MULTIPLE for p in parts[:-1]))):
+        joined = concat_rows(parts)
+        return joined if order is None else replace(joined, tensors={n: t[order] for n, t in joined.tensors.items()})
+    tensors = {f"{i}.{name}": tensor for i, part in enumerate(parts) for name, tensor in part.tensors.items()}
+    if order is not None:
+        tensors["order"] = order
+    return Packed("+".join(part.format for part in parts), shape, tensors, max(part.group for part in parts))
+
+
+def row_parts(packed: Packed) -> tuple[list[Packed], Tensor | None]:
+    """The parts and the order that `join_rows` was given; a matrix of one format is its own only part."""
+    if "+" not in packed.format:
+        return [packed], None
+    parts = []
+    for index, format in enumerate(packed.format.split("+")):
+        mark = f"{index}."
+        tensors = {n.removeprefix(mark): tensor for n, tensor in packed.tensors.items() if n.startswith(mark)}
+        rows = next(iter(tensors.values())).shape[0]
+        parts.append(Packed(format, (rows, packed.shape[1]), tensors, packed.group))
+    return parts, packed.tensors.get("order")
+
+
 def dequantize(packed: Packed, rows: Tensor | None = None) -> Tensor:
     """Float32 [out, in], or [n, in] for row indices `rows` int64 [n]."""
-    return _READERS[packed.format](packed, rows)
+    if "+" not in packed.format:
+        return _READERS[packed.format](packed, rows)
+    parts, order = row_parts(packed)
+    whole = torch.cat([dequantize(part) for part in parts])
+    whole = whole if order is None else whole[order]
+    return whole if rows is None else whole[rows]
 
 
 def _pack_plain(dtype: torch.dtype) -> Callable[[Tensor], tuple[dict[str, Tensor], int]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from engine.quant.formats import PLAIN, Packed, dequantize, tile_rows
+from engine.quant.formats import PLAIN, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
 
 # Rows of activations up to which torch's weight-only CPU kernels win over unpacking a tile for the plain matmul;
@@ -28,7 +28,7 @@ class QuantizedLinear:
         self.packed = packed
         self.bias = bias
         self.out_features, self.in_features = packed.shape
-        self._matmul = _MATMULS[packed.format]
+        self._matmul = _joined if "+" in packed.format else _MATMULS[packed.format]
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [T, in] in float32 or bfloat16 to [T, out] in the same dtype."""
@@ -76,6 +76,29 @@ def stack_experts(experts: list[Packed]) -> PackedExperts:
     first = experts[0]
     tensors = {name: torch.stack([expert.tensors[name] for expert in experts]) for name in first.tensors}
     return PackedExperts(first.format, (len(experts), *first.shape), tensors, first.group)
+
+
+def repack_experts(stored: PackedExperts, format: str) -> PackedExperts:
+    """`stored` in another format, expert by expert."""
+    if format in ("as-stored", stored.format):
+        return stored
+    return stack_experts([repack(stored.expert_packed(index), format) for index in range(stored.shape[0])])
+
+
+def join_experts(parts: list[PackedExperts]) -> PackedExperts:
+    """Experts whose rows are those of `parts` one after another; parts are plain or GGUF blocks."""
+    shape = (parts[0].shape[0], sum(part.shape[1] for part in parts), parts[0].shape[2])
+    if len({part.format for part in parts}) == 1:
+        tensors = {name: torch.cat([part.tensors[name] for part in parts], dim=1) for name in parts[0].tensors}
+        return PackedExperts(parts[0].format, shape, tensors)
+    unlike = {f"{i}.{name}": tensor for i, part in enumerate(parts) for name, tensor in part.tensors.items()}
+    return PackedExperts("+".join(part.format for part in parts), shape, unlike)
+
+
+def _joined(x: Tensor, packed: Packed) -> Tensor:
+    parts, order = row_parts(packed)
+    y = torch.cat([QuantizedLinear(part)(x) for part in parts], dim=1)
+    return y if order is None else y[:, order]
 
 
 def _plain(x: Tensor, packed: Packed) -> Tensor:

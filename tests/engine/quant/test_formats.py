@@ -23,7 +23,7 @@ def normal(out: int, columns: int, seed: int = 0) -> torch.Tensor:
 
 
 def error_bound(weight: torch.Tensor, format: str) -> torch.Tensor:
-    """Largest error of rounding to nearest, per row [out, 1]: half a step, and a little for the scales' own rounding."""
+    """Largest error of rounding to nearest, per row [out, 1]: half a step and a bit for scales rounded too."""
     most, span = weight.abs().amax(1, keepdim=True), weight.amax(1, keepdim=True) - weight.amin(1, keepdim=True)
     steps = {
         "f32": 0 * most, "f16": most / 2**10, "bf16": most / 2**7, "fp8": weight.abs().max() / 2**3,

@@ -1,0 +1,151 @@
+"""Turns the name of a model into its weights in memory, at a quantization level."""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.errors import CheckpointError, UserError
+from engine.quant.formats import Level, Packed, check_level, recipe, repack
+from engine.quant.linear import PackedExperts, repack_experts
+from engine.text.tokenizer import Tokenizer
+from engine.weights.gguf import GGUFSource
+from engine.weights.layout import TensorSpec, tensor_specs
+from engine.weights.safetensors import SafetensorsSource
+from engine.weights.source import Source, Weight
+
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in memory.
+
+    `weights` maps canonical names (see `engine.weights.layout`) to `Packed` matrices, `PackedExperts` stacks and
+    float32 tensors; a tied lm_head is absent. `identity` says what was loaded: `model`, `source`, `quant`, `recipe`
+    (class -> format), `group` (class -> group size), `source_types` (type -> count), `sha256` (file -> digest).
+    """
+
+    config: ModelConfig
+    weights: Mapping[str, Weight]
+    tokenizer: Tokenizer
+    chat_template: str | None
+    identity: dict[str, Any]
+
+
+def load(model: str, quant: str, device: str = "cpu") -> Checkpoint:
+    """Load `model` (see `resolve`) with its weights packed at level `quant` on `device`.
+
+    Tensors are read and packed one after another, so that beside the result only one tensor is held. Raises UserError
+    for an unknown level or model, CheckpointError for a checkpoint that cannot be read.
+    """
+    level = check_level(quant)
+    source = open_source(resolve(model))
+    specs = tensor_specs(source.config)
+    unexpected = source.unexpected(specs)
+    if unexpected:
+        raise CheckpointError(
+            f"{source.where}: holds tensors that {source.config.architecture} does not have: {unexpected[0]}"
+            + (f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else "")
+        )
+    weights = {spec.name: _packed(source.read(spec), spec, level, device) for spec in specs}
+    tokenizer = source.tokenizer()
+    identity = {"model": model, "source": source.kind, "quant": level} | _described(specs, weights)
+    identity |= {"source_types": source.types(), "sha256": {f.name: sha256(f) for f in source.files()}}
+    return Checkpoint(source.config, weights, tokenizer, tokenizer.chat_template, identity | source.extras())
+
+
+def resolve(model: str) -> Path:
+    """The file or directory that `model` names.
+
+    `model` is a directory of safetensors, a `.gguf` file, `package:<python package>/<file>` for a file that an
+    installed package carries, or a hub id `owner/name`, which is fetched.
+    """
+    if model.startswith("package:"):
+        return _package_file(model)
+    path = Path(model).expanduser()
+    if path.exists():
+        return path
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) and not model.endswith(".gguf"):
+        return _fetched(model)
+    raise UserError(
+        f"model {model}: no such file or directory, and not a hub id (owner/name) or package:<package>/<file>"
+    )
+
+
+def open_source(path: Path) -> Source:
+    """Open a `.gguf` file or a safetensors directory for reading."""
+    if path.is_dir():
+        return SafetensorsSource(path)
+    if path.suffix == ".gguf":
+        return GGUFSource(path)
+    raise UserError(f"model {path}: neither a directory nor a .gguf file")
+
+
+def memory_report(checkpoint: Checkpoint) -> dict[str, int]:
+    """Bytes that the weights take in memory, per tensor class; their sum is the whole."""
+    totals: dict[str, int] = {}
+    for spec in tensor_specs(checkpoint.config):
+        size = checkpoint.weights[spec.name].nbytes
+        totals[spec.tensor_class] = totals.get(spec.tensor_class, 0) + size
+    return totals
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of a file's bytes, read in pieces."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _package_file(model: str) -> Path:
+    package, _, name = model.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"model {model}: no Python package {package!r} is installed")
+    path = Path(next(iter(spec.submodule_search_locations))) / name
+    if not name or not path.is_file():
+        raise UserError(f"model {model}: package {package!r} carries no file {name!r}")
+    return path
+
+
+def _fetched(hub_id: str) -> Path:
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the client raises many unrelated types; all mean that the model is not to be had
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model {hub_id}: no such directory, and the hub does not give it: {reason}") from error
+
+
+def _packed(stored: Weight, spec: TensorSpec, level: Level, device: str) -> Weight:
+    format = recipe(level, spec.tensor_class)
+    try:
+        if isinstance(stored, Packed):
+            return repack(stored, format).to(device)
+        if isinstance(stored, PackedExperts):
+            return repack_experts(stored, format).to(device)
+    except CheckpointError as error:
+        raise CheckpointError(f"tensor {spec.name}: {error}") from error
+    return stored.to(device)
+
+
+def _described(specs: list[TensorSpec], weights: Mapping[str, Weight]) -> dict[str, Any]:
+    """Formats and group sizes per tensor class as they are in memory; several in a class are joined by a comma."""
+    formats: dict[str, set[str]] = {}
+    groups: dict[str, set[int]] = {}
+    for spec in specs:
+        weight = weights[spec.name]
+        format = "f32" if isinstance(weight, Tensor) else weight.format
+        formats.setdefault(spec.tensor_class, set()).add(format)
+        if not isinstance(weight, Tensor) and weight.group:
+            groups.setdefault(spec.tensor_class, set()).add(weight.group)
+    return {
+        "recipe": {kind: ",".join(sorted(found)) for kind, found in formats.items()},
+        "group": {kind: ",".join(str(size) for size in sorted(found)) for kind, found in groups.items()},
+    }
