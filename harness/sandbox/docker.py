@@ -226,7 +226,7 @@ def connect() -> docker.DockerClient:
         client = docker.from_env(timeout=600)
         client.ping()
     except _FAILURES:
-        place = parse_host(kwargs_from_env().get("base_url"))
+        place = str(parse_host(kwargs_from_env().get("base_url"))).removeprefix("http+")
         raise UserError(
             f"Docker was asked for but no daemon answers at {place}: start it, or use --sandbox namespace"
         ) from None

@@ -1,0 +1,88 @@
+"""Decides which sandbox each instance runs in, before anything runs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from harness.errors import UserError
+from harness.instances import Instance
+from harness.sandbox.base import Sandbox, SandboxFactory
+from harness.sandbox.docker import DockerFactory
+from harness.sandbox.namespace import NamespaceFactory, probe
+
+Kind = Literal["auto", "docker", "namespace"]
+
+
+class RoutingFactory:
+    """Sends each instance to the factory chosen for it."""
+
+    name = "docker+namespace"
+
+    def __init__(self, routes: Mapping[str, SandboxFactory]) -> None:
+        self._routes = dict(routes)
+
+    def create(self, instance: Instance) -> Sandbox:
+        """See `SandboxFactory.create`."""
+        return self.route(instance).create(instance)
+
+    def route(self, instance: Instance) -> SandboxFactory:
+        """The factory of `instance`; raises `UserError` for one that was not there when the routes were made."""
+        if instance.instance_id not in self._routes:
+            raise UserError(f"{instance.instance_id}: no sandbox was chosen for it")
+        return self._routes[instance.instance_id]
+
+
+def choose(kind: Kind, instances: Sequence[Instance]) -> SandboxFactory:
+    """The factory that can run all of `instances`; raises `UserError` naming the first that it cannot run, and why.
+
+    `auto` takes Docker for an instance with an image when a daemon answers, otherwise namespaces when it brings its
+    tree along. Images and kernel permissions are checked here, so that a run does not find out hours later.
+    """
+    if kind == "docker":
+        return _docker_for(instances)
+    if kind == "namespace":
+        return _namespace_for(instances)
+    with_image = [instance for instance in instances if instance.image is not None]
+    try:
+        docker = _docker_for(with_image) if with_image else None
+    except UserError:
+        if any(instance.tree is None for instance in with_image):
+            raise
+        docker, with_image = None, []
+    others = [instance for instance in instances if instance not in with_image]
+    if docker is None:
+        return _namespace_for(others)
+    if not others:
+        return docker
+    namespace = _namespace_for(others)
+    routes = {instance.instance_id: docker if instance in with_image else namespace for instance in instances}
+    return RoutingFactory(routes)
+
+
+def describe(factory: SandboxFactory, instances: Sequence[Instance]) -> dict[str, Any]:
+    """What the run record keeps of the sandboxes: `names`, and for each instance in Docker its image's identity."""
+    used: list[str] = []
+    images: dict[str, dict[str, str]] = {}
+    for instance in instances:
+        chosen = factory.route(instance) if isinstance(factory, RoutingFactory) else factory
+        if chosen.name not in used:
+            used.append(chosen.name)
+        if isinstance(chosen, DockerFactory):
+            images[instance.instance_id] = chosen.identity(instance)
+    return {"names": used, "images": images}
+
+
+def _docker_for(instances: Sequence[Instance]) -> DockerFactory:
+    factory = DockerFactory()
+    for instance in instances:
+        factory.identity(instance)
+    return factory
+
+
+def _namespace_for(instances: Sequence[Instance]) -> NamespaceFactory:
+    for instance in instances:
+        if instance.tree is None:
+            needs = "and its image" if instance.image is not None else "but names no image either"
+            raise UserError(f"{instance.instance_id}: brings no tree along, so it needs Docker {needs}")
+    if reason := probe():
+        raise UserError(f"namespace sandboxes cannot be made here: {reason}")
+    return NamespaceFactory()
