@@ -22,6 +22,8 @@ FILE_LIMIT = 4 << 20
 _SHADOW = "/tmp/.sweq-snapshot"
 _TIMEOUT = 300.0
 _LOST = 65
+# Bytes kept free for the diff, so that an agent that has filled its disk still ends with one.
+_RESERVE = 3 * DIFF_LIMIT
 
 # The environment and options shut out every configuration but the shadow repository's own.
 _GIT = f"""
@@ -52,9 +54,10 @@ if [ -f "$index" ]; then cp "$index" {_SHADOW}/index; fi
 @ADD@
 tree=$(git write-tree)
 git rev-list --objects --no-object-names "$tree" \\
-  | git pack-objects -q --window=0 {_SHADOW}/objects/pack/pack > /dev/null
+  | git pack-objects -q --window=0 --compression=1 {_SHADOW}/objects/pack/pack > /dev/null
 rm {_SHADOW}/objects/info/alternates
 git cat-file -e "$tree"
+head -c {_RESERVE} /dev/zero > {_SHADOW}/reserve
 printf '\\nsweq-tree %s\\n' "$tree"
 """
 
@@ -78,7 +81,7 @@ git add -A --ignore-errors -- . ${{skip[@]+"${{skip[@]}}"}} || @FAILED@
 _DIFF = f"""
 {_GIT}
 git cat-file -e @TREE@ || exit {_LOST}
-rm -f {_SHADOW}/index.lock
+rm -f {_SHADOW}/index.lock {_SHADOW}/reserve
 @ADD@
 printf '%s' "@ATTRIBUTES@" > {_SHADOW}/info/attributes
 set -e

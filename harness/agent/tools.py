@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from harness.agent.model import Message
 from harness.agent.prompts import Prompts
 from harness.config import AgentConfig
+from harness.errors import SandboxError
 from harness.sandbox.base import TESTBED, ExecResult, Sandbox
 
 SUBMIT_SENTINEL = "SWEQ_SUBMIT"
@@ -191,7 +192,12 @@ def _write(sandbox: Sandbox, path: str, text: str, timeout: float) -> None:
     """Write through the shell: it keeps permissions and symbolic links, and what it cannot write is the agent's error,
     where the sandbox's own `write_file` could only report that the sandbox failed.
     """
-    sandbox.write_file(_STAGE, text.encode("utf-8", "surrogateescape"))
+    try:
+        sandbox.write_file(_STAGE, text.encode("utf-8", "surrogateescape"))
+    except (OSError, SandboxError) as error:
+        # A disk that the agent has filled is its own affair; a sandbox that is gone raises again here.
+        sandbox.exec("true", timeout=timeout)
+        raise EditError(f"{path} cannot be written: {error}") from error
     folder, target = shlex.quote(posixpath.dirname(path)), shlex.quote(path)
     result = sandbox.exec(f"mkdir -p -- {folder} && cat {_STAGE} > {target} && rm {_STAGE}", timeout=timeout)
     if result.exit_code != 0:

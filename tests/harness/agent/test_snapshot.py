@@ -87,7 +87,7 @@ def test_patch_rebuilds_the_agents_tree(box, tmp_path, change):
     assert snapshot.diff() == diff
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.sampled_from(["pkg/a.py", "pkg/b.py", "data.bin", "latin.txt", "n1", "pkg/n2", "d/e/n3"]),
