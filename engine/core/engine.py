@@ -86,9 +86,9 @@ class Engine:
         if not scheduled:
             return []
         chunks, logits, outputs = self._forward(scheduled)
+        ended = [chunk.sequence for chunk in chunks if chunk.reaches_end]
         for chunk in chunks:
             self._scheduler.commit(chunk)
-        ended = [chunk.sequence for chunk in chunks if chunk.reaches_end]
         return outputs + [self._extend(sequence, row) for sequence, row in zip(ended, logits, strict=True)]
 
     def stats(self) -> dict[str, Any]:

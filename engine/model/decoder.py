@@ -13,9 +13,9 @@ from engine.kernels.ops import Kernels, family
 from engine.model.attention import Attention, Projection, Rotary, Step
 from engine.model.batch import Batch
 from engine.quant.formats import Packed
-from engine.quant.linear import QuantizedLinear
+from engine.quant.linear import PackedExperts, QuantizedLinear
 
-Weights = Mapping[str, Packed | Tensor]
+Weights = Mapping[str, Packed | PackedExperts | Tensor]
 
 
 class Decoder:
