@@ -9,7 +9,12 @@ from unidiff.patch import PatchSet
 from harness.sandbox.base import Sandbox
 
 PATCH_PATH = "/tmp/patch.diff"
-_GIT_HEADER = re.compile(r'^diff --git ("?a/.+?) ("?b/.+)$', re.MULTILINE)
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+# A path may itself hold " b/": where both sides are the same, that settles it. 4096 is the longest path Linux takes.
+_GIT_HEADER = re.compile(
+    rf"^diff --git (?:(?P<same>a/(?P<path>.{{1,4096}})) b/(?P=path)|(?P<old>{_QUOTED}|a/.+?) (?P<new>{_QUOTED}|b/.+))$",
+    re.MULTILINE,
+)
 _SIDE_HEADER = re.compile(r"^(?:---|\+\+\+) ([^\t\n]+)", re.MULTILINE)
 
 # Order and options of swebench 5.0.2; each attempt is laxer than the one before.
@@ -50,7 +55,7 @@ def touched_paths(patch: str) -> list[str]:
 
     A malformed patch still says in its headers what it meant to touch.
     """
-    sides = {side for match in _GIT_HEADER.finditer(patch) for side in match.groups()}
+    sides = {side for match in _GIT_HEADER.finditer(patch) for side in match.group("same", "old", "new") if side}
     try:
         sides.update(side for file in PatchSet(patch) for side in (file.source_file, file.target_file))
     except UnidiffParseError:

@@ -70,7 +70,7 @@ git apply -v - <<'EOF_OF_PATCH'
 {TEST_PATCH}
 EOF_OF_PATCH
 : '>>>>> Start Test Output'
-python -m pytest -rA -p no:cacheprovider test_tiny.py
+PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest -rA -p no:cacheprovider test_tiny.py
 : '>>>>> End Test Output'
 git checkout HEAD test_tiny.py
 """

@@ -1,6 +1,9 @@
 """What the grading tests share: small instances, generated logs, a sandbox that is only a folder."""
 
+import os
 import random
+import re
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -129,7 +132,7 @@ class FolderSandbox:
         self.commands: list[str] = []
 
     def _place(self, text: str) -> str:
-        return text.replace("/testbed", f"{self.root}/testbed").replace("/tmp/", f"{self.root}/tmp/")
+        return re.sub("/testbed|/tmp/", lambda match: f"{self.root}{match[0]}", text)
 
     def exec(
         self,
@@ -147,11 +150,12 @@ class FolderSandbox:
             cwd=self._place(cwd),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             output, timed_out = process.communicate(timeout=timeout)[0], False
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             output, timed_out = process.communicate()[0], True
         code = 124 if timed_out else process.returncode
         return ExecResult(code, output.decode("utf-8", "replace"), timed_out, 0, time.monotonic() - started)
@@ -162,6 +166,7 @@ class FolderSandbox:
     def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
         text = self._place(data.decode()).encode() if path.endswith(".sh") else data
         Path(self._place(path)).write_bytes(text)
+        Path(self._place(path)).chmod(mode)
 
     def close(self) -> None:
         """Nothing to end: the folder goes with the test's."""
