@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,7 +22,7 @@ app.add_typer(images, name="images")
 
 Dataset = Annotated[str, typer.Option(help="starter, a hub id, or a .parquet/.json/.jsonl file")]
 Instances = Annotated[list[str] | None, typer.Option("--instance", "-i", help="only this instance; may be repeated")]
-SandboxKind = Annotated[str, typer.Option("--sandbox", help="auto, docker or namespace")]
+SandboxKind = Literal["auto", "docker", "namespace"]
 
 
 @app.command(name="eval")
@@ -145,7 +145,7 @@ def report(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> N
 
 @images.command(name="build")
 def build_images(
-    instance: Instances = None,
+    instance: Annotated[list[str], typer.Option("--instance", "-i", help="instance id; may be repeated")],
     source: Annotated[str, typer.Option(help="sdist: from the package registry's releases")] = "sdist",
     dataset: Dataset = "SWE-bench/SWE-bench_Verified",
 ) -> None:
@@ -153,13 +153,13 @@ def build_images(
     from harness.instances import load_instances
     from harness.sandbox.images import build
 
-    ids = list(instance or ())
-    build(ids, load_instances(dataset, ids), source, typer.echo)
+    for image in build(instance, load_instances(dataset, instance), source, typer.echo):
+        typer.echo(f"{image.name} {image.digest}")
 
 
 @images.command(name="list")
 def list_images() -> None:
-    """Images on this machine that instances can run in, and the instances that can be built."""
+    """Images of instances on this machine, and the instances whose image can be built."""
     from harness.sandbox.images import list_images as list_all
 
     for line in list_all():

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,16 +30,15 @@ class Check:
 
 def check_all(folder: Path = Path()) -> Iterator[Check]:
     """Every check in turn; runs are assumed to go under `folder`."""
-    checks: tuple[Callable[[], Check], ...] = (
-        _check_git,
-        _check_docker,
-        _check_namespaces,
-        lambda: _check_disk(folder),
-        _check_memory,
-        _check_engine,
-    )
-    for check in checks:
-        yield check()
+    yield _check_git()
+    docker, namespaces = _check_docker(), _check_namespaces()
+    yield docker
+    yield namespaces
+    sandboxes = [check.name for check in (docker, namespaces) if check.passed]
+    yield Check("sandboxes", bool(sandboxes), " and ".join(sandboxes) or "neither docker nor namespaces", "mend one")
+    yield _check_disk(folder)
+    yield _check_memory()
+    yield _check_engine()
 
 
 def _check_git() -> Check:

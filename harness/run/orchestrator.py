@@ -118,6 +118,7 @@ class Orchestrator:
         if self._config.perplexity_text is not None and entry.get("perplexity") is None:
             self._progress.note(f"{level.name}: measuring perplexity")
             entry["perplexity"] = await measure_perplexity(level, self._config, paths.log)
+            self._store.save_record()
         self._progress.note(f"{level.name}: waiting for the server")
         server = LevelServer(level, self._config, paths, self._pause)
         try:

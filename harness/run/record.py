@@ -16,18 +16,24 @@ from harness.errors import UserError
 from harness.instances import Instance, dataset_hash
 from harness.run.task import derive_seed
 
-_OPERATIONAL = ("results", "agent_workers", "grading_workers")
-"""Keys that change how a run is carried out but nothing of what it measures: free to change when it continues."""
+_OPERATIONAL: dict[str, tuple[str, ...]] = {
+    "": ("results", "agent_workers", "grading_workers"),
+    "endpoint": ("start_timeout", "request_timeout", "api_key"),
+}
+"""Keys, by section, that change how a run is carried out but nothing of what it measures: free to change later."""
 
 _LASTING_IDENTITY = ("weights_sha256", "recipe", "template_sha256")
 
 
 def describe_config(config: RunConfig) -> dict[str, Any]:
-    """The configuration as data, without operational keys and without a literal API key."""
-    data = {key: value for key, value in describe(config).items() if key not in _OPERATIONAL}
-    key = config.endpoint.api_key
-    if key is not None and not key.startswith("$"):
-        data["endpoint"]["api_key"] = "(hidden)"
+    """What of the configuration makes the run what it is, as data; API keys are no part of it."""
+    data = describe(config)
+    for section, keys in _OPERATIONAL.items():
+        part = data[section] if section else data
+        for key in keys:
+            del part[key]
+    for level in data["levels"]:
+        del level["description"]
     return data
 
 

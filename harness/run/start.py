@@ -17,8 +17,7 @@ from harness.run.paths import RunPaths
 from harness.run.progress import Progress
 from harness.run.record import make_record, name_run, now
 from harness.run.store import Store, lock
-from harness.sandbox.base import SandboxFactory
-from harness.sandbox.select import choose
+from harness.sandbox.select import choose, describe
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,15 @@ def run(config: RunConfig, run_id: str | None = None, echo: Callable[[str], None
     total = len(instances) * config.repeats * len(config.levels)
     with lock(paths):
         store = Store(paths)
-        known = len(store.rows)
-        if _count_open(store, total) == 0 and store.record.get("ended"):
+        known = total - _count_open(store, total)
+        if known == total and store.record.get("ended"):
             store.begin(make_record(paths.root.name, config, instances, store.record["sandboxes"]))
             return Finished(paths, total, 0, 0)
         factory = choose(config.sandbox, instances)
-        store.begin(make_record(paths.root.name, config, instances, _describe_sandboxes(factory)))
+        store.begin(make_record(paths.root.name, config, instances, describe(factory, instances)))
         if known:
             echo(f"continuing {paths.root}: {known} of {total} tasks are done")
-        progress = Progress(total, total - _count_open(store, total))
+        progress = Progress(total, known)
         try:
             _run_to_end(Orchestrator(config, instances, store, factory, progress).run())
         except KeyboardInterrupt as error:
@@ -68,10 +67,6 @@ def run(config: RunConfig, run_id: str | None = None, echo: Callable[[str], None
         store.save_record()
     counts = Counter(row.outcome for row in store.rows.values())
     return Finished(paths, total, total - known, counts[Outcome.INFRA_ERROR])
-
-
-def _describe_sandboxes(factory: SandboxFactory) -> dict[str, Any]:
-    return {"names": [factory.name], "images": {}}
 
 
 def _check_id(run_id: str) -> str:

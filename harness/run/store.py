@@ -8,13 +8,14 @@ again, what has it never is.
 
 - `format`, `run_id`, `harness_version`, `git_commit`, `python`, `platform`, `started`, `ended` (UTC, ISO 8601; `ended`
   is null until every task is done);
-- `config`: the `RunConfig` as data;
+- `config`: the `RunConfig` as data, without keys that do not bear on the results (workers, time to start, API key);
 - `dataset`: `{name, sha256, instances, instance_ids}`;
 - `prompts_sha256`: hash of the agent's prompts;
 - `sandboxes`: `{names: [...], images: {instance_id: digest}}`;
 - `seeds`: `{run, tasks: {"<instance>/<repeat>": seed}}`, the same at every level;
-- `levels`: `{name: {quant, model, base_url, identity, weights_bytes, perplexity, tokens_per_second}}`, each entry
-  filled in when its server is up; `weights_bytes`, `perplexity` and `tokens_per_second` are null where unknown.
+- `levels`: `{name: {quant, model, base_url, description, identity, weights_bytes, perplexity, tokens_per_second,
+  generated_tokens, seconds_at_work}}`, each entry filled in when its server is up; `weights_bytes`, `perplexity` and
+  `tokens_per_second` (generated tokens per second with at least one task at work) are null where unknown.
 """
 
 import fcntl
@@ -102,7 +103,7 @@ class Store:
             self.record = {"format": FORMAT, **record}
             self.save_record()
             return
-        for section in ("config", "dataset", "prompts_sha256", "harness_version"):
+        for section in ("config", "dataset", "prompts_sha256", "harness_version", "sandboxes"):
             difference = find_difference(self.record.get(section), record.get(section), section)
             if difference:
                 raise UserError(f"{self.paths.record}: {difference}; choose another --run-id, or undo the change")

@@ -51,9 +51,10 @@ class Run:
         self.seeds: set[tuple[str, str, int, int]] = set()
         self.work: Callable[[Task, int], Work] = lambda task, attempt: Work(steps=1, completion_tokens=10)
         self.grade: Callable[[Task, int], str] = lambda task, attempt: "resolved"
+        self.identity = {"weights_bytes": 1000, "weights_sha256": "ab", "supports_tools": False}
         self.lock = threading.Lock()
         model = folder / "model.json"
-        model.write_text(json.dumps(config.pop("script", {})))
+        model.write_text("{}")
         levels = config.pop("levels", ["bf16", "int4"])
         self.config = RunConfig.model_validate(
             {
@@ -68,6 +69,7 @@ class Run:
         )
         self.instances = [make_instance(f"i-{number}") for number in range(instances)]
         self.paths = RunPaths(folder / "run")
+        patch.setattr("harness.run.server.open_endpoint", self._open)
         patch.setattr(orchestrator, "work", self._work)
         patch.setattr(orchestrator, "grade", self._grade)
 
@@ -78,6 +80,9 @@ class Run:
         pipeline = Orchestrator(self.config, self.instances, store, NoSandboxes(), progress, pauses=(0.0, 0.0))
         asyncio.run(pipeline.run())
         return store
+
+    async def _open(self, *_: object) -> Endpoint:
+        return Endpoint("http://127.0.0.1:9/v1", "scripted", self.identity)
 
     def _work(self, task: Task, *_: object) -> Work:
         with self.lock:
@@ -283,7 +288,7 @@ def test_other_weights_under_the_same_level_are_refused(tmp_path: Path, monkeypa
     run = Run(tmp_path, monkeypatch, levels=["int4"])
     run.work = lambda task, attempt: fail(SandboxError("down"))
     run()
-    Path(run.config.model or "").write_text(json.dumps({"identity": {"weights_sha256": "cd"}}))
+    run.identity["weights_sha256"] = "cd"
     with pytest.raises(UserError, match=r"levels\.int4\.identity\.weights_sha256 was 'ab', the server now says 'cd'"):
         run()
 
