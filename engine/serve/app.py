@@ -1,9 +1,11 @@
 """The HTTP server: routes put together, health, keys, and the process that serves one model."""
 
+import asyncio
 import contextlib
 import errno
 import hmac
 import logging
+import math
 import signal
 import socket
 import threading
@@ -85,6 +87,26 @@ class ApiKeys:
         return sum(hmac.compare_digest(given, known) for known in self._keys) > 0
 
 
+class DrainingServer(uvicorn.Server):
+    """Finishes running requests when asked to stop; after `drain_seconds` it ends them with an error they can read."""
+
+    def __init__(self, app: FastAPI, session: Session, drain_seconds: float) -> None:
+        # uvicorn's own limit cuts the connections, so it comes after ours.
+        limit = math.ceil(drain_seconds) + 5
+        super().__init__(
+            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=limit)
+        )
+        self._session = session
+        self._drain_seconds = drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(self._drain_seconds, self._session.end_all)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
+
+
 def serve(
     model: str,
     quant: str = "as-stored",
@@ -95,19 +117,20 @@ def serve(
     max_running: int = 32,
     api_keys: Sequence[str] = (),
     served_model_name: str | None = None,
-    device: str = "cpu",
-    drain_seconds: int = 30,
+    device: str | None = None,
+    drain_seconds: float = 30,
 ) -> None:
     """Serve `model` until SIGTERM or Ctrl-C, then finish what runs within `drain_seconds` and return.
 
     `port` 0 takes a free one. The server listens at once and answers 503 until the model is loaded; then one line on
-    stdout says where. Raises UserError when the port is taken or the model cannot be loaded.
+    stdout says where. `device` None takes a GPU when there is one. Raises UserError when the port is taken or the model
+    cannot be loaded.
     """
     # Imported here so that the HTTP layer does not need torch.
     from engine.config import EngineConfig
-    from engine.serve.opening import open_service
+    from engine.serve.opening import default_device, open_service
 
-    config = EngineConfig(max_context=max_context, max_running=max_running, device=device)
+    config = EngineConfig(max_context=max_context, max_running=max_running, device=device or default_device())
     listener = bind(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
 
@@ -118,15 +141,7 @@ def serve(
             server.should_exit = True
 
     session = Session(partial(open_service, model, quant, config, served_model_name), on_change)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(session, api_keys),
-            log_level="warning",
-            access_log=False,
-            lifespan="on",
-            timeout_graceful_shutdown=drain_seconds,
-        )
-    )
+    server = DrainingServer(build_app(session, api_keys), session, drain_seconds)
     with _handled_signals():
         server.run(sockets=[listener])
     if session.service is None and session.error is not None:
@@ -151,7 +166,7 @@ def bind(host: str, port: int) -> socket.socket:
 def _announce(service: Service, url: str) -> None:
     identity = service.identity
     size = identity["weights_bytes"] / 2**20
-    print(f"Serving {service.name} ({identity['quant']}, {size:.0f} MiB of weights) at {url}", flush=True)
+    print(f"Serving {service.name} ({identity['quant']}, {size:.4g} MiB of weights) at {url}", flush=True)
     if service.template is None:
         print("This model has no chat template: /v1/chat/completions is refused, /v1/completions works.", flush=True)
     elif not service.template.supports_tools:

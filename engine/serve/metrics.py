@@ -12,11 +12,13 @@ GAUGES = {
     "running": "Requests in the running batch",
     "waiting": "Requests that wait for a place",
     "blocks_used": "Blocks of the KV cache in use",
+    "blocks_cached": "Blocks that only the prefix cache holds",
     "blocks_total": "Blocks of the KV cache",
 }
 COUNTERS = {
     "prompt_tokens": "Prompt tokens of admitted requests",
     "generated_tokens": "Tokens generated",
+    "preemptions": "Requests put back to be computed again",
     "prefix_hit_tokens": "Prompt tokens taken from the prefix cache",
 }
 

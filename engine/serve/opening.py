@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from engine.config import EngineConfig
 from engine.core.engine import Engine
 from engine.serve.service import Service
@@ -20,17 +22,22 @@ def open_service(model: str, quant: str, config: EngineConfig, name: str | None 
     checkpoint = load(model, quant, config.device)
     source = checkpoint.chat_template
     template = None if source is None else ChatTemplate(source, checkpoint.tokenizer.special_tokens, model)
-    max_context = min(config.max_context or checkpoint.config.max_position, checkpoint.config.max_position)
+    engine = Engine(checkpoint, config)
     return Service(
-        engine=Engine(checkpoint, config),
+        engine=engine,
         tokenizer=checkpoint.tokenizer,
         template=template,
         name=name or model_name(model),
         model=model,
-        max_context=max_context,
+        max_context=engine.max_context,
         identity=_identity(checkpoint.identity, memory_report(checkpoint), template)
-        | {"max_context": max_context, "device": config.device},
+        | {"max_context": engine.max_context, "device": config.device},
     )
+
+
+def default_device() -> str:
+    """The GPU when there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def model_name(model: str) -> str:
@@ -57,6 +64,6 @@ def _identity(
         "weights_sha256": checkpoint.get("sha256"),
         "template_sha256": template.sha256 if template else None,
         "supports_tools": bool(template and template.supports_tools),
-        "torch": version("torch"),
+        "torch": torch.__version__,
         "python": platform.python_version(),
     }

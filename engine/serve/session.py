@@ -108,7 +108,7 @@ class Session:
         loading = self.state == "loading"
         if self.state != "failed":
             self._set_state("closed")
-        self._end_all("the server is shutting down")
+        self.end_all()
         self._commands.put(None)
         # A load cannot be interrupted; the thread is a daemon and ends with the process.
         await asyncio.to_thread(self._thread.join, 0.0 if loading else timeout)
@@ -177,9 +177,10 @@ class Session:
 
     def _fail(self, reason: str) -> None:
         self._set_state("failed")
-        self._end_all(f"the engine failed: {reason}")
+        self.end_all(f"the engine failed: {reason}")
 
-    def _end_all(self, reason: str) -> None:
+    def end_all(self, reason: str = "the server is shutting down") -> None:
+        """End every request with an error that says why. On the event loop's thread only."""
         streams, self._streams = self._streams, {}
         for request_id, stream in streams.items():
             stream.push(_failure(request_id, reason))

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-import uvicorn
 from openai import OpenAI
 
 from engine.core.request import Request, StepOutput, TokenLogprob
 from engine.errors import UserError
-from engine.serve.app import bind, build_app
+from engine.serve.app import DrainingServer, bind, build_app
 from engine.serve.service import Service
 from engine.serve.session import Session
 from engine.text.chat import ChatTemplate
@@ -123,7 +122,7 @@ class Server:
 
     url: str
     session: Session
-    app_server: uvicorn.Server
+    app_server: DrainingServer
 
     def client(self, key: str = "none") -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
@@ -139,12 +138,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def running_server(open_service: Callable[[], Service], api_keys: Sequence[str] = ()) -> Iterator[Server]:
+def running_server(
+    open_service: Callable[[], Service], api_keys: Sequence[str] = (), drain_seconds: float = 5
+) -> Iterator[Server]:
     listener = bind("127.0.0.1", 0)
     session = Session(open_service)
-    app_server = uvicorn.Server(
-        uvicorn.Config(build_app(session, api_keys), log_level="warning", timeout_graceful_shutdown=5)
-    )
+    app_server = DrainingServer(build_app(session, api_keys), session, drain_seconds=drain_seconds)
     thread = threading.Thread(target=app_server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}", session, app_server)

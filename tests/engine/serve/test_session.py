@@ -1,4 +1,5 @@
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
 
@@ -167,3 +168,20 @@ def test_failed_load_is_told() -> None:
     with running_server(broken) as server:
         server.wait_until(lambda: server.session.state == "failed")
         assert httpx.get(f"{server.url}/health").json() == {"status": "failed", "error": "x.gguf: truncated"}
+
+
+def test_drain_ends_with_an_error_the_client_can_read() -> None:
+    with running_server(scripted_service, drain_seconds=0.2) as server:
+        server.wait_until(lambda: server.session.state == "ready")
+        service = server.session.service
+        assert service is not None
+        assert isinstance(service.engine, ScriptedEngine)
+        engine = service.engine
+        engine.gate.clear()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            answer = pool.submit(server.post, CHAT, body("x"))
+            server.wait_until(lambda: bool(server.session._streams))
+            server.app_server.should_exit = True
+            message = answer.result()
+            engine.gate.set()
+    assert (message.status_code, message.json()["error"]["message"]) == (500, "the server is shutting down")
