@@ -22,7 +22,7 @@ PLAIN: Mapping[str, torch.dtype] = MappingProxyType(
 )
 FP8_BLOCK = 128
 TILE_ELEMENTS = 1 << 22
-_TILE_MULTIPLE = 128  # whole row blocks of int4 and of fp8
+ROW_BLOCK = 128  # rows in which every format's layout repeats
 _FP8_MAX = 448.0
 
 
@@ -116,7 +116,7 @@ def int4_group(columns: int) -> int:
 
 def tile_rows(columns: int) -> int:
     """Rows of a tile of about `TILE_ELEMENTS` weights: a multiple of 128."""
-    return max(_TILE_MULTIPLE, TILE_ELEMENTS // columns // _TILE_MULTIPLE * _TILE_MULTIPLE)
+    return max(ROW_BLOCK, TILE_ELEMENTS // columns // ROW_BLOCK * ROW_BLOCK)
 
 
 def pack(weight: Tensor, format: str) -> Packed:
@@ -162,7 +162,7 @@ def join_rows(parts: list[Packed], order: Tensor | None = None) -> Packed:
     shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
     formats = {part.format for part in parts}
     by_row = formats <= set(PLAIN) | set(BLOCK_TYPES) | {"int8"}
-    if len(formats) == 1 and (by_row or (order is None and not any(p.shape[0] % _TILE_MULTIPLE for p in parts[:-1]))):
+    if len(formats) == 1 and (by_row or (order is None and not any(p.shape[0] % ROW_BLOCK for p in parts[:-1]))):
         joined = concat_rows(parts)
         return joined if order is None else replace(joined, tensors={n: t[order] for n, t in joined.tensors.items()})
     tensors = {f"{i}.{name}": tensor for i, part in enumerate(parts) for name, tensor in part.tensors.items()}

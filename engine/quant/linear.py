@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from engine.quant.formats import PLAIN, Packed, dequantize, repack, row_parts, tile_rows
+from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
 
 # Rows of activations up to which torch's weight-only CPU kernels win over unpacking a tile for the plain matmul;
@@ -79,10 +79,23 @@ def stack_experts(experts: list[Packed]) -> PackedExperts:
 
 
 def repack_experts(stored: PackedExperts, format: str) -> PackedExperts:
-    """`stored` in another format, expert by expert."""
+    """`stored` in another format: as one tall matrix where row blocks do not straddle experts, else one by one."""
     if format in ("as-stored", stored.format):
         return stored
-    return stack_experts([repack(stored.expert_packed(index), format) for index in range(stored.shape[0])])
+    count, out, columns = stored.shape
+    if out % ROW_BLOCK or set(stored.tensors) - {"weight", "blocks"} or stored.format == "fp8":
+        return stack_experts([repack(stored.expert_packed(index), format) for index in range(count)])
+    flat = {name: tensor.flatten(0, 1) for name, tensor in stored.tensors.items()}
+    tall = repack(Packed(stored.format, (count * out, columns), flat, stored.group), format)
+    tensors = {name: _by_expert(name, tensor, count) for name, tensor in tall.tensors.items()}
+    return PackedExperts(format, stored.shape, tensors, tall.group)
+
+
+def _by_expert(name: str, tensor: Tensor, count: int) -> Tensor:
+    """A tall matrix's tensor with a leading expert dimension."""
+    if name != "scales_zeros":
+        return tensor.reshape(count, -1, *tensor.shape[1:])
+    return tensor.reshape(tensor.shape[0], count, -1, 2).transpose(0, 1).contiguous()
 
 
 def join_experts(parts: list[PackedExperts]) -> PackedExperts:

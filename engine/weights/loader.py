@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from torch import Tensor
+from tqdm import tqdm
 
 from engine.config import ModelConfig
 from engine.errors import CheckpointError, UserError
@@ -20,6 +21,7 @@ from engine.weights.gguf import GGUFSource
 from engine.weights.layout import TensorSpec, tensor_specs
 from engine.weights.safetensors import SafetensorsSource
 from engine.weights.source import Source, Weight
+from engine.weights.synthetic import PREFIX, SyntheticShape, SyntheticSource, parse
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt"]
 
@@ -47,7 +49,7 @@ def load(model: str, quant: str, device: str = "cpu") -> Checkpoint:
     for an unknown level or model, CheckpointError for a checkpoint that cannot be read.
     """
     level = check_level(quant)
-    source = open_source(resolve(model))
+    source = open_source(resolve(model), device)
     specs = tensor_specs(source.config)
     unexpected = source.unexpected(specs)
     if unexpected:
@@ -55,19 +57,22 @@ def load(model: str, quant: str, device: str = "cpu") -> Checkpoint:
             f"{source.where}: holds tensors that {source.config.architecture} does not have: {unexpected[0]}"
             + (f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else "")
         )
-    weights = {spec.name: _packed(source.read(spec), spec, level, device) for spec in specs}
+    bar = tqdm(specs, desc=f"Loading {model}", unit="tensor", leave=False, disable=None)
+    weights = {spec.name: _packed(source.read(spec), spec, level, device) for spec in bar}
     tokenizer = source.tokenizer()
     identity = {"model": model, "source": source.kind, "quant": level} | _described(specs, weights)
     identity |= {"source_types": source.types(), "sha256": {f.name: sha256(f) for f in source.files()}}
     return Checkpoint(source.config, weights, tokenizer, tokenizer.chat_template, identity | source.extras())
 
 
-def resolve(model: str) -> Path:
-    """The file or directory that `model` names.
+def resolve(model: str) -> Path | SyntheticShape:
+    """The file, directory or synthetic shape that `model` names.
 
     `model` is a directory of safetensors, a `.gguf` file, `package:<python package>/<file>` for a file that an
-    installed package carries, or a hub id `owner/name`, which is fetched.
+    installed package carries, `synthetic:<shape>[@seed]`, or a hub id `owner/name`, which is fetched.
     """
+    if model.startswith(PREFIX):
+        return parse(model)
     if model.startswith("package:"):
         return _package_file(model)
     path = Path(model).expanduser()
@@ -75,13 +80,13 @@ def resolve(model: str) -> Path:
         return path
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) and not model.endswith(".gguf"):
         return _fetched(model)
-    raise UserError(
-        f"model {model}: no such file or directory, and not a hub id (owner/name) or package:<package>/<file>"
-    )
+    raise UserError(f"model {model}: no such file or directory, and not a hub id, package: file or synthetic: shape")
 
 
-def open_source(path: Path) -> Source:
-    """Open a `.gguf` file or a safetensors directory for reading."""
+def open_source(path: Path | SyntheticShape, device: str = "cpu") -> Source:
+    """Open a `.gguf` file, a safetensors directory or a synthetic shape, whose weights are made on `device`."""
+    if isinstance(path, SyntheticShape):
+        return SyntheticSource(path.config, path.seed, device)
     if path.is_dir():
         return SafetensorsSource(path)
     if path.suffix == ".gguf":

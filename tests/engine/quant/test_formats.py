@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from engine.errors import CheckpointError, UserError
 from engine.quant import int4
-from engine.quant.formats import Packed, check_level, dequantize, pack, recipe, repack
+from engine.quant.formats import Packed, check_level, dequantize, join_rows, pack, recipe, repack
 from engine.quant.gguf_blocks import BLOCK_TYPES
-from engine.quant.linear import QuantizedLinear, stack_experts
+from engine.quant.linear import PackedExperts, QuantizedLinear, repack_experts, stack_experts
 
 # Bits that a weight of 512 columns and many rows takes, scales included.
 BITS = {"f32": 32, "bf16": 16, "f16": 16, "fp8": 8 + 32 / 128**2, "int8": 8 + 16 / 512, "int4": 4 + 32 / 128}
@@ -134,6 +134,26 @@ def test_an_expert_is_a_view() -> None:
             assert torch.equal(dequantize(view), dequantize(packed))
             for name, tensor in view.tensors.items():
                 assert tensor.untyped_storage().data_ptr() == experts.tensors[name].untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("out", [128, 80])
+def test_repacked_experts_equal_experts_packed_alone(out: int) -> None:
+    weight = normal(3 * out, 128).reshape(3, out, 128)
+    for format in BITS:
+        experts = repack_experts(PackedExperts("f32", (3, out, 128), {"weight": weight}), format)
+        for index in range(3):
+            alone = pack(weight[index], format)
+            assert all(torch.equal(experts.tensors[name][index], alone.tensors[name]) for name in alone.tensors)
+
+
+def test_unlike_row_parts_act_as_one_matrix(every_format: EveryFormat) -> None:
+    parts = every_format(80, 256)[3:6]
+    weight, x = torch.cat([dequantize(part) for part in parts]), normal(5, 256, seed=1)
+    order = torch.randperm(240, generator=torch.Generator().manual_seed(0))
+    for chosen, joined in ((weight, join_rows(parts)), (weight[order], join_rows(parts, order))):
+        assert torch.equal(dequantize(joined), chosen)
+        assert torch.equal(dequantize(repack(joined, "f32")), chosen)
+        torch.testing.assert_close(QuantizedLinear(joined)(x), x @ chosen.t(), rtol=1e-4, atol=1e-3)
 
 
 def test_recipe_spares_what_steers() -> None:
