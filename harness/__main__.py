@@ -3,21 +3,22 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import typer
 
 from harness.errors import EndpointError, SandboxError, UserError
 
 _INTERRUPTED = 130
+# Typer carries its own copy of click, whose base class of usage errors it does not export.
+_UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 
 app = typer.Typer(
     help="What each quantization level of a local coding model costs, measured in solved GitHub issues.",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-images = typer.Typer(help="Docker images of instances.", no_args_is_help=True)
+images = typer.Typer(help="Docker images of instances.")
 app.add_typer(images, name="images")
 
 Dataset = Annotated[str, typer.Option(help="starter, a hub id, or a .parquet/.json/.jsonl file")]
@@ -189,11 +190,16 @@ def _leave_at_once(message: str) -> None:
 def main() -> None:
     """Run the command line: a user's mistake is one line and exit status 2, a failing machine one line and 1."""
     try:
-        app()
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except _UsageError as error:
+        _fail(f"{error.format_message().removesuffix('.')}; see sweq --help", 2)
     except UserError as error:
         _fail(str(error), 2)
     except (EndpointError, SandboxError) as error:
         _fail(str(error), 1)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", _INTERRUPTED)
+    sys.exit(status or 0)
 
 
 def _fail(message: str, status: int) -> None:

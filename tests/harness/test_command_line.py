@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[2]
 
 def sweq(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "harness", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_help_is_quick_and_lists_the_commands() -> None:
     start = time.monotonic()
     done = sweq("--help")
     assert done.returncode == 0
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 5
     for command in ("eval", "grade", "regrade", "compare", "report", "images", "doctor"):
         assert command in done.stdout
 
@@ -30,6 +30,10 @@ def test_help_is_quick_and_lists_the_commands() -> None:
         (["eval", "-c", "nope.yaml"], "sweq: nope.yaml: cannot be read"),
         (["eval", "-c", "configs/demo.yaml", "--set", "agent.stepp=1"], "--set agent.stepp: unknown key"),
         (["eval", "-c", "configs/demo.yaml", "--set", "dataset=none.parquet"], "none.parquet"),
+        (["eval"], "sweq: Missing option '--config' / '-c'"),
+        (["grade", "--sandbox", "vm", "--dataset", "starter", "--predictions", "gold"], "'--sandbox': "),
+        (["images"], "sweq: Missing command"),
+        (["solve"], "sweq: No such command 'solve'"),
         (["eval", "-c", "configs/demo.yaml", "--run-id", "../x"], "--run-id '../x': expected a plain name"),
     ],
 )
