@@ -23,7 +23,7 @@ class LLM:
     """
 
     def __init__(self, model: str, quant: str = "as-stored", device: str | None = None, **limits: Any) -> None:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or default_device()
         self.checkpoint = load(model, quant, device)
         self.tokenizer = self.checkpoint.tokenizer
         self.engine = Engine(self.checkpoint, EngineConfig(device=device, **limits))
@@ -64,6 +64,11 @@ class LLM:
             for request in requests:
                 self.engine.abort(request.request_id)
             raise
+
+
+def default_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _for_each(params: SamplingParams | Sequence[SamplingParams], count: int) -> Sequence[SamplingParams]:

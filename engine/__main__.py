@@ -1,0 +1,176 @@
+"""`sweq-engine`: the engine's command line. Heavy imports wait until a command needs them, so that --help is quick."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.llm import LLM
+
+app = typer.Typer(
+    help="Serve and measure a model at a quantization level.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Tokens per second, beside the ceiling of the memory.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+Model = Annotated[
+    str, typer.Option(help="a directory, a .gguf file, a hub id, package:<package>/<file> or synthetic:<shape>[@seed]")
+]
+Quant = Annotated[str, typer.Option(help="f32, bf16, fp8, int8, int4 or as-stored")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one")]
+MaxContext = Annotated[int | None, typer.Option(help="tokens of prompt and completion; default: the model's own")]
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="the text to continue, as it is: no chat template is applied")],
+    quant: Quant = "as-stored",
+    max_tokens: Annotated[int, typer.Option(help="tokens to generate at most")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="probability that the candidates make up together")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="number of candidates; 0 for all")] = 0,
+    seed: Annotated[int | None, typer.Option(help="makes a sampled text repeatable")] = None,
+    device: Device = None,
+) -> None:
+    """Continue a text and print what follows it."""
+    from engine.core.request import SamplingParams
+
+    params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+    params.check()
+    completion = _load(model, quant, device, max_running=1).generate(prompt, params)[0]
+    if completion.error is not None:
+        raise UserError(f"generation failed: {completion.error}")
+    typer.echo(completion.text)
+
+
+@app.command()
+def serve(
+    model: Model,
+    quant: Quant = "as-stored",
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
+    max_context: MaxContext = None,
+    max_running: Annotated[int, typer.Option(help="requests in a batch at most")] = 32,
+    api_key: Annotated[list[str] | None, typer.Option(help="a key that /v1/* asks for; may be repeated")] = None,
+    served_model_name: Annotated[str | None, typer.Option(help="name in /v1/models; default: the model's own")] = None,
+    device: Device = None,
+) -> None:
+    """Serve the model over an OpenAI-compatible API until SIGTERM or Ctrl-C."""
+    from engine.llm import default_device
+    from engine.serve.app import serve as serve_model
+
+    serve_model(
+        model,
+        quant,
+        host,
+        port,
+        max_context=max_context,
+        max_running=max_running,
+        api_keys=tuple(api_key or ()),
+        served_model_name=served_model_name,
+        device=device or default_device(),
+    )
+
+
+@app.command()
+def perplexity(
+    model: Model,
+    text: Annotated[Path, typer.Option(help="a UTF-8 text file to score")],
+    quant: Quant = "as-stored",
+    reference: Annotated[str | None, typer.Option(help="a model to measure the divergence from")] = None,
+    reference_quant: Annotated[str, typer.Option(help="level of the reference")] = "f32",
+    window: Annotated[int, typer.Option(help="tokens that are scored together")] = 1024,
+    device: Device = None,
+) -> None:
+    """Print the perplexity over a text as JSON and, with --reference, the divergence from that model."""
+    from engine.measure.perplexity import perplexity as measure
+
+    content = _read_text(text)
+    limits = {"max_running": 1, "max_context": window, "prefix_cache": False}
+    other = _load(reference, reference_quant, device, **limits) if reference is not None else None
+    figures = measure(_load(model, quant, device, **limits), content, window, other)
+    _print_json({"model": model, "quant": quant, "text": str(text), "reference": reference} | figures)
+
+
+@bench.command(name="decode")
+def bench_decode(
+    model: Model,
+    quant: Quant = "as-stored",
+    batch: Annotated[int, typer.Option(help="sequences decoded together")] = 1,
+    prompt: Annotated[int, typer.Option(help="tokens in the context of each when it starts")] = 32,
+    tokens: Annotated[int, typer.Option(help="tokens generated for each")] = 64,
+    device: Device = None,
+) -> None:
+    """Print decoded tokens per second as JSON."""
+    from engine.measure.throughput import decode
+
+    llm = _load(model, quant, device, max_running=batch, max_context=prompt + tokens)
+    _print_json(decode(llm, batch, prompt, tokens))
+
+
+@bench.command(name="prefill")
+def bench_prefill(
+    model: Model,
+    quant: Quant = "as-stored",
+    tokens: Annotated[int, typer.Option(help="tokens of the prompt")] = 1024,
+    device: Device = None,
+) -> None:
+    """Print prompt tokens per second as JSON."""
+    from engine.measure.throughput import prefill
+
+    _print_json(prefill(_load(model, quant, device, max_running=1, max_context=tokens + 1), tokens))
+
+
+@app.command()
+def inspect(model: Model, quant: Quant = "as-stored") -> None:
+    """Print what the model is and the bytes its weights take in memory, per class of tensors, as JSON."""
+    from engine.weights.loader import load, memory_report
+
+    checkpoint = load(model, quant)
+    report = memory_report(checkpoint)
+    _print_json(checkpoint.identity | {"bytes_by_class": report, "bytes": sum(report.values())})
+
+
+def _load(model: str, quant: str, device: str | None, **limits: Any) -> "LLM":
+    from engine.llm import LLM
+
+    return LLM(model, quant, device, **limits)
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--text {file}: {error.strerror}; give a UTF-8 text file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--text {file}: not UTF-8 at byte {error.start}; give a UTF-8 text file") from error
+
+
+def _print_json(figures: dict[str, Any]) -> None:
+    typer.echo(json.dumps(figures, indent=2))
+
+
+def main() -> None:
+    """Run the command line: a user's mistake is one line on stderr and exit status 2."""
+    # The engine shares its cores with sandboxes and tests. OpenMP workers that spin for milliseconds at every barrier
+    # then steal the core from the very thread they wait for; sleeping early costs little when the cores are free.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        app()
+    except UserError as error:
+        print(f"sweq-engine: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
