@@ -66,9 +66,9 @@ def grade_instance(
     instance: Instance, prediction: Prediction, factory: SandboxFactory, root: Path, *, timeout: float
 ) -> Graded:
     """Grade one prediction, or read what an earlier run left of it under `root`."""
-    folder = root / "instances" / instance.instance_id / "0"
+    folder = _folder(root, instance)
     patch = prediction.model_patch
-    if (folder / "report.json").exists():
+    if is_finished(root, instance):
         log = _read_stored(folder, patch)
         return Graded(judge(instance, log, patch), find_infra_sign(log))
     try:
@@ -79,6 +79,15 @@ def grade_instance(
     replace_file(folder / "test_output.txt", evaluation.log.encode("utf-8", "replace"))
     replace_file(folder / "report.json", (json.dumps(evaluation.verdict.report(), indent=4) + "\n").encode())
     return Graded(evaluation.verdict, find_infra_sign(evaluation.log))
+
+
+def is_finished(root: Path, instance: Instance) -> bool:
+    """Whether the run under `root` has already graded `instance`."""
+    return (_folder(root, instance) / "report.json").exists()
+
+
+def _folder(root: Path, instance: Instance) -> Path:
+    return root / "instances" / instance.instance_id / "0"
 
 
 def _read_stored(folder: Path, patch: str | None) -> str:

@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from harness.errors import UserError
+from harness.errors import SandboxError, UserError
 from harness.files import replace_file
 from harness.grading.logs import find_parser
 from harness.grading.predictions import Prediction, read_predictions, write_predictions
-from harness.grading.results import Graded, grade_all
+from harness.grading.results import Graded, grade_all, is_finished
 from harness.grading.run_report import build_run_report, render_run_report
 from harness.grading.verdict import judge, judge_log
 from harness.instances import Instance, dataset_hash, load_instances, select_instances
+from harness.sandbox.base import Sandbox, SandboxFactory
 from harness.sandbox.select import choose
 
 
@@ -113,6 +114,16 @@ def _claim(root: Path, record: dict[str, Any]) -> None:
             raise UserError(f"{path}: key {key}: is `{stored.get(key)}`, now `{value}`; choose another --run-id")
 
 
+class NoSandbox:
+    """Stands in where nothing is left to run, so that stored results and empty patches need no daemon and no kernel."""
+
+    name = "none"
+
+    def create(self, instance: Instance) -> Sandbox:
+        """Raises `SandboxError`: nobody should ask."""
+        raise SandboxError(f"{instance.instance_id}: no sandbox was prepared")
+
+
 def _grade_with_progress(
     instances: Sequence[Instance],
     answers: dict[str, Prediction],
@@ -122,7 +133,8 @@ def _grade_with_progress(
     timeout: float,
 ) -> dict[str, Graded]:
     answered = [instance for instance in instances if instance.instance_id in answers]
-    factory = choose(sandbox, [instance for instance in answered if answers[instance.instance_id].model_patch])
+    left = [item for item in answered if answers[item.instance_id].model_patch and not is_finished(root, item)]
+    factory: SandboxFactory = choose(sandbox, left) if left else NoSandbox()
     with tqdm(total=len(answered), desc="grading", unit="instance") as bar:
 
         def advance(instance_id: str, graded: Graded) -> None:

@@ -125,7 +125,9 @@ def test_grade_starter_instances(tmp_path, capsys):
     options = {"sandbox": "namespace", "results": tmp_path, "as_json": True, "echo": printed.append}
     assert grade("starter", "gold", ids, "gold", **options) == 0
     assert grade("starter", "empty", ids, "empty", **options) == 0
-    gold, empty = map(json.loads, printed)
+    assert grade("starter", "gold", ids, "gold", **(options | {"sandbox": "docker"})) == 0, "nothing is left to run"
+    gold, empty, again = map(json.loads, printed)
+    assert again == gold
     assert (gold["resolved_ids"], empty["resolved_ids"], empty["empty_patch_ids"]) == (ids, [], ids)
     assert json.loads((tmp_path / "gold" / "gold.gold.json").read_text()) == gold
     stored = read_predictions(str(tmp_path / "gold" / "predictions.jsonl"), [make_instance(instance_id=ids[0])])
