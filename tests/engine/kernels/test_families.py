@@ -1,0 +1,67 @@
+"""Every family against the plain reference, operation by operation."""
+
+import pytest
+import torch
+
+from engine.kernels import cpu, reference
+from engine.kernels.ops import Kernels
+
+FAMILIES = [pytest.param(cpu, id="cpu")]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("kernels", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm(kernels: Kernels, dtype: torch.dtype) -> None:
+    x, weight = torch.randn(5, 48), torch.rand(48) + 0.5
+    torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-6, dtype), reference.rms_norm(x, weight, 1e-6, dtype))
+
+
+@pytest.mark.parametrize("kernels", FAMILIES)
+def test_silu_mul(kernels: Kernels) -> None:
+    gate, up = torch.randn(5, 48), torch.randn(5, 48)
+    torch.testing.assert_close(kernels.silu_mul(gate.clone(), up), reference.silu_mul(gate, up))
+
+
+@pytest.mark.parametrize("kernels", FAMILIES)
+@pytest.mark.parametrize("rotary", [8, 16])
+def test_rotate(kernels: Kernels, rotary: int) -> None:
+    """As a rotation of the plane (i, i + R): lengths stay, and the reference is a complex multiplication."""
+    x = torch.randn(7, 3, 16)
+    angles = torch.randn(7, 1, rotary // 2)
+    got = kernels.rotate(x, angles.cos(), angles.sin())
+    plane = torch.complex(x[..., : rotary // 2], x[..., rotary // 2 : rotary]) * torch.polar(torch.ones(()), angles)
+    torch.testing.assert_close(got, torch.cat([plane.real, plane.imag, x[..., rotary:]], dim=-1))
+
+
+@pytest.mark.parametrize("kernels", FAMILIES)
+@pytest.mark.parametrize("tables", [[[3, 4, 5], [9, 0, 7], [1, 2, 0]], [[0, 1, 2], [3, 4, 5], [6, 7, 8]]])
+@pytest.mark.parametrize("query_lens", [(1, 1, 1), (40, 1, 5), (44, 33, 17)])
+def test_paged_attention(kernels: Kernels, tables: list[list[int]], query_lens: tuple[int, ...]) -> None:
+    blocks, context_lens = torch.tensor(tables, dtype=torch.int32), (44, 33, 17)
+    keys, values = torch.randn(10, 16, 2, 8), torch.randn(10, 16, 2, 8)
+    query = torch.randn(sum(query_lens), 6, 8)
+    results = [
+        k.paged_attention(query, keys, values, k.plan_attention(blocks, query_lens, context_lens, 16), 0.3)
+        for k in (kernels, reference)
+    ]
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+def test_paged_attention_over_several_query_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu.attention, "QUERY_TILE", 7)
+    test_paged_attention(cpu, [[3, 4, 5], [9, 0, 7], [1, 2, 0]], (40, 1, 5))
+
+
+@pytest.mark.parametrize("kernels", FAMILIES)
+def test_store_kv(kernels: Kernels) -> None:
+    keys, values = torch.zeros(4, 16, 2, 8), torch.zeros(4, 16, 2, 8)
+    new_keys, new_values = torch.randn(3, 2, 8), torch.randn(3, 2, 8)
+    kernels.store_kv(new_keys, new_values, keys, values, torch.tensor([0, 63, 17]))
+    assert torch.equal(keys.view(-1, 2, 8)[[0, 63, 17]], new_keys)
+    assert torch.equal(values.view(-1, 2, 8)[[0, 63, 17]], new_values)
+    assert keys.count_nonzero() == new_keys.numel()
