@@ -6,6 +6,7 @@ import errno
 import hmac
 import logging
 import math
+import os
 import signal
 import socket
 import threading
@@ -43,7 +44,8 @@ def build_app(session: Session, api_keys: Sequence[str] = ()) -> FastAPI:
             raise HTTPException(503, f"the engine is {session.state}")
         return session.service
 
-    app = FastAPI(title="sweq-engine", lifespan=lifespan)
+    # The pages that FastAPI offers load scripts from elsewhere.
+    app = FastAPI(title="sweq-engine", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
     app.include_router(openai.build_router(session, service))
     if api_keys:
@@ -144,6 +146,10 @@ def serve(
     server = DrainingServer(build_app(session, api_keys), session, drain_seconds)
     with _handled_signals():
         server.run(sockets=[listener])
+        if session.is_loading:
+            # Nothing is there to lose yet, a load cannot be interrupted, and waiting for it could take minutes; an
+            # ordinary end would abort in the native code that the loading thread still runs.
+            os._exit(0)
     if session.service is None and session.error is not None:
         raise session.error
 

@@ -1,6 +1,5 @@
 """Errors in the shape that OpenAI's API gives them."""
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -10,8 +9,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from engine.errors import RequestError, UserError
-
-logger = logging.getLogger(__name__)
 
 TYPES = {
     400: "invalid_request_error",
@@ -73,6 +70,6 @@ async def _on_http(_: Request, error: Exception) -> JSONResponse:
     return error_response(status, detail)
 
 
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+async def _on_bug(_: Request, error: Exception) -> JSONResponse:
+    # The traceback is logged by the server, to which the error goes on.
     return error_response(500, f"internal error: {type(error).__name__}")

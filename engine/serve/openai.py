@@ -36,7 +36,8 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
         prompt = await asyncio.to_thread(_completion_prompt, service(), fields)
         return _answer(session, service(), fields, prompt, CompletionFormat, "cmpl-")
 
-    @router.api_route("/models", methods=["GET", "HEAD"])
+    @router.head("/models", include_in_schema=False)
+    @router.get("/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model_card(service(), started)]}
 

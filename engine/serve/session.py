@@ -105,13 +105,18 @@ class Session:
 
     async def close(self, timeout: float = 10.0) -> None:
         """End what still runs, stop the thread and wait for it at most `timeout` seconds. Idempotent."""
-        loading = self.state == "loading"
+        loading = self.is_loading
         if self.state != "failed":
             self._set_state("closed")
         self.end_all()
         self._commands.put(None)
         # A load cannot be interrupted; the thread is a daemon and ends with the process.
         await asyncio.to_thread(self._thread.join, 0.0 if loading else timeout)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the thread still opens the service, be it for a session that was closed meanwhile."""
+        return self._thread.is_alive() and self.service is None
 
     def _run(self) -> None:
         try:

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,7 +132,6 @@ def test_disconnect_frees_blocks(server: Server) -> None:
     body = {"prompt": "long", "max_tokens": 500, "stream": True, "temperature": 0}
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as answer:
         next(answer.iter_lines())
-        assert server.session.stats["running"] == 1
     server.wait_until(lambda: server.session.stats["running"] == 0)
     assert server.session.stats["blocks_used"] == 0
 
@@ -181,6 +182,30 @@ def test_process_serves_drains_on_sigterm_and_ends_with_0(llama: tuple[Path, Lla
     finally:
         process.kill()
         process.wait()
+
+
+def test_sigterm_while_loading_ends_with_0_at_once() -> None:
+    call = "import time, engine.serve.opening as o, engine.serve.app as a; o.open_service = lambda *_: time.sleep(90)"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", f"{call}; a.serve('any', port={port}, device='cpu')"])
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).json()["status"] == "loading"
+    except httpx.TransportError:
+        return False
 
 
 def test_model_that_cannot_be_loaded_is_one_error() -> None:
