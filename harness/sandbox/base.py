@@ -9,6 +9,8 @@ from harness.instances import Instance
 
 TESTBED = "/testbed"
 DEFAULT_OUTPUT_LIMIT = 1 << 20
+OFFLINE = {"PIP_RETRIES": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+"""What every command finds in its environment: tools need not wait for a network that is not there."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Sandbox(Protocol):
         """Run `command` under `bash -lc`-like conditions (the instance's environment active) in its own process group.
 
         After `timeout` seconds the whole process group inside the sandbox is killed and the partial output returned.
+        A command that ends by itself takes its background processes with it, too; start what must stay in `command`.
         """
         ...
 
@@ -52,7 +55,10 @@ class Sandbox(Protocol):
         ...
 
     def write_file(self, path: str, data: bytes, *, mode: int = 0o644) -> None:
-        """Write `data`, creating parent folders."""
+        """Write `data`, creating parent folders; raises `IsADirectoryError`, or `OSError` where it cannot be written.
+
+        Relative paths of both methods start at `/testbed`.
+        """
         ...
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from docker.utils import kwargs_from_env, parse_host
 
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
-from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, TESTBED, ExecResult
+from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecResult
 from harness.sandbox.limits import Limits
 from harness.sandbox.output import CappedOutput
 
@@ -70,7 +70,7 @@ class DockerSandbox:
         """See `Sandbox.exec`. Background processes end with their command."""
         with self._turn:
             try:
-                return self._exec(command, timeout, cwd, dict(env or {}), CappedOutput(output_limit))
+                return self._exec(command, timeout, cwd, {**OFFLINE, **(env or {})}, CappedOutput(output_limit))
             except _FAILURES as error:
                 raise SandboxError(f"container {self._container.short_id}: {_one_line(error)}") from error
 

@@ -53,7 +53,8 @@ export VIRTUAL_ENV=/opt/miniconda3/envs/testbed CONDA_DEFAULT_ENV=testbed
 """
 
 _BUILD = """\
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "failed: $BASH_COMMAND" >&2' ERR
 export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 python3 -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(v != "{python}" and "base image has Python " + v)'
 python3 -m venv /opt/miniconda3/envs/testbed
@@ -67,6 +68,7 @@ git config --global user.name sweq
 git config --global user.email sweq@localhost
 git config --global init.defaultBranch main
 git init -q
+printf '%s\\n' '*.egg-info/' '__pycache__/' '*.py[cod]' '.pytest_cache/' >> .git/info/exclude
 for name in test_patch patch; do
   [ -s /build/$name.diff ] || continue
   if git apply --check -R /build/$name.diff 2>/dev/null; then
@@ -77,11 +79,11 @@ for name in test_patch patch; do
   fi
 done
 {steps}
-git add -A -f
+git add -A
 git commit -q -m 'SWE-bench base from {sdist}'
 git update-ref refs/replace/{commit} HEAD
 python -m pip install -q --no-deps -e .
-git diff --quiet
+test -z "$(git status --short)"
 rm -rf /build /root/.cache
 """
 
@@ -302,7 +304,7 @@ def _describe(image: Image) -> Iterator[ImageInfo]:
 def _network_environment() -> dict[str, str]:
     """The package index and the proxies that this process uses; they do not stay in the image."""
     names = (*_PASSED_ON, *_PROXIES)
-    return {name: os.environ[name] for name in names if os.environ.get(name)}
+    return {"PIP_RETRIES": "5"} | {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _certificates() -> Path | None:

@@ -26,7 +26,7 @@ from typing import IO, Any, Self
 
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
-from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, TESTBED, ExecResult
+from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecResult
 from harness.sandbox.limits import Limits
 from harness.sandbox.output import CappedOutput
 from harness.sandbox.supervise import GRACE, Finished, last_line, supervise
@@ -274,7 +274,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
         "TERM": "dumb",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    return {**base, **extra}
+    return {**base, **OFFLINE, **extra}
 
 
 def _rlimits(limits: Limits) -> dict[str, int]:
