@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, NoReturn, cast
 
 import typer
 
@@ -53,7 +53,11 @@ def evaluate(
     try:
         finished = run(settings, run_id, typer.echo)
     except RunInterruptedError as error:
-        _leave_at_once(f"sweq: {error}")
+        _leave_at_once(str(error), _INTERRUPTED)
+    except UserError as error:
+        _leave_at_once(str(error), 2)
+    except (EndpointError, SandboxError) as error:
+        _leave_at_once(str(error), 1)
     from harness.report.plots import write_plots
     from harness.report.tables import print_scores
 
@@ -179,12 +183,12 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-def _leave_at_once(message: str) -> None:
-    """End with the status of Ctrl-C, not waiting for threads that still hang in a request."""
-    typer.echo(message, err=True)
+def _leave_at_once(message: str, status: int) -> NoReturn:
+    """`_fail`, not waiting for threads of a stopped run that may hang in a request for half an hour."""
+    print(_one_line(message), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(_INTERRUPTED)
+    os._exit(status)
 
 
 def main() -> None:
@@ -202,9 +206,13 @@ def main() -> None:
     sys.exit(status or 0)
 
 
-def _fail(message: str, status: int) -> None:
-    print(f"sweq: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, status: int) -> NoReturn:
+    print(_one_line(message), file=sys.stderr)
     sys.exit(status)
+
+
+def _one_line(message: str) -> str:
+    return f"sweq: {' '.join(message.split())}"
 
 
 if __name__ == "__main__":
