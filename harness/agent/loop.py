@@ -141,7 +141,7 @@ class _Task:
         return self.submitted or self.limit is not Limit.NONE
 
     def begin(self, instance: Instance) -> None:
-        """Put the system and task messages at the head of the history."""
+        """Open the history: the system message, the worked example of profiles that have one, the task."""
         task = self._profile.prompts.fill(
             "task",
             issue=instance.problem_statement.strip(),
@@ -149,7 +149,8 @@ class _Task:
             step_limit=self._config.step_limit,
             command_timeout=f"{self._config.command_timeout:g}",
         )
-        self._say("system", self._profile.prompts.fill("system"))
+        self._say("system", self._profile.prompts.fill("system", testbed=TESTBED))
+        self.trajectory.messages.extend(self._profile.prompts.demonstration)
         self._say("user", task)
 
     def step(self) -> Step | None:
@@ -211,7 +212,8 @@ class _Task:
             return most
         messages, steps = self.trajectory.messages, self.trajectory.steps
         known = steps[-1].usage.total if steps else 0
-        start = next((i + 1 for i in reversed(range(len(messages))) if messages[i]["role"] == "assistant"), 0)
+        answered = (i + 1 for i in reversed(range(len(messages))) if messages[i]["role"] == "assistant")
+        start = next(answered) if steps else 0
         added = sum(len(str(message["content"])) for message in messages[start:])
         room = self._context - known - added // _CHARACTERS_PER_TOKEN
         return min(most, max(room, LEAST_COMPLETION))

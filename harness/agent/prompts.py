@@ -17,9 +17,15 @@ _FILE = Path(__file__).with_name("prompts.yaml")
 class Prompts:
     """Templates of one profile. `fill` raises `UserError` where a template is missing or names an unknown value."""
 
-    def __init__(self, profile: str, templates: dict[str, str]) -> None:
+    def __init__(self, profile: str, templates: dict[str, Any]) -> None:
         self.profile = profile
         self._templates = templates
+
+    @property
+    def demonstration(self) -> list[dict[str, str]]:
+        """Messages of a small worked example, shown between the system message and the task; often there is none."""
+        turns = self._templates.get("demonstration", [])
+        return [{"role": turn["role"], "content": turn["content"].rstrip("\n")} for turn in turns]
 
     def fill(self, name: str, **values: object) -> str:
         """Template `name` with its `$values` filled in; text inside a value is never expanded again."""

@@ -9,6 +9,7 @@ from agent_doubles import OVERFLOW, BrokenSandbox, FolderSandbox, ScriptedModel,
 from harness.agent.limit import Limit
 from harness.agent.loop import Agent, step_seed
 from harness.agent.model import RequestTimeoutError, Usage
+from harness.agent.prompts import load_prompts
 from harness.agent.trajectory import read_trajectory
 from harness.config import AgentConfig, SamplingConfig
 from harness.errors import EndpointError, SandboxError
@@ -16,6 +17,7 @@ from harness.errors import EndpointError, SandboxError
 FILES = {"box.py": b"def area(a, b):\n    return a + b\n", "README": b"boxes\n"}
 FIX = "sed -i 's/a + b/a * b/' box.py"
 FIXED_LINE = "+    return a * b\n"
+HEAD = 2 + len(load_prompts("text").demonstration)  # system, worked example, task
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_text_profile_fixes_a_bug_and_submits(work):
     assert result.usage == Usage(300, 30, 270)
     assert result.seconds_model == 1.5
     assert seen == trajectory.steps
-    assert "return a + b" in trajectory.messages[3]["content"]
+    assert "return a + b" in trajectory.messages[HEAD + 1]["content"]
     assert trajectory.ending.patch_bytes == len(result.patch)
     assert trajectory.info["level"] == "int4"
     assert all(request["tools"] is None for request in model.requests)
@@ -123,7 +125,9 @@ def test_history_only_grows_at_its_end(work):
     for earlier, later in itertools.pairwise(request["messages"] for request in model.requests):
         assert later[: len(earlier)] == earlier
     assert trajectory.messages[: len(model.requests[-1]["messages"])] == model.requests[-1]["messages"]
-    assert [message["role"] for message in trajectory.messages[:4]] == ["system", "user", "assistant", "user"]
+    roles = [message["role"] for message in trajectory.messages]
+    assert roles[0] == "system"
+    assert roles[HEAD - 1 : HEAD + 2] == ["user", "assistant", "user"]
 
 
 def test_seeds_depend_on_task_and_step_alone(work):
@@ -151,15 +155,15 @@ def test_model_is_warned_once_before_the_last_steps(work):
     model = ScriptedModel(bash_block("true"))
     _, trajectory = work(model, step_limit=5)
     warned = [number for number, message in enumerate(trajectory.messages) if "answers left" in message["content"]]
-    assert warned == [9]
-    assert "(1 answers left" in trajectory.messages[9]["content"]
+    assert warned == [HEAD + 7]
+    assert "(1 answers left" in trajectory.messages[HEAD + 7]["content"]
 
 
 def test_a_cut_answer_is_told_apart_from_a_wrong_one(work):
     model = ScriptedModel(say("long", finish_reason="length"), say("wrong"), bash_block("submit"))
     _, trajectory = work(model)
-    assert "cut off after 4096 tokens" in trajectory.messages[3]["content"]
-    assert "no bash block" in trajectory.messages[5]["content"]
+    assert "cut off after 4096 tokens" in trajectory.messages[HEAD + 1]["content"]
+    assert "no bash block" in trajectory.messages[HEAD + 3]["content"]
 
 
 def test_nothing_of_the_solution_reaches_the_model(work):

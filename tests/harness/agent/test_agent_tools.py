@@ -185,8 +185,9 @@ def test_prompts_hash_tells_profiles_and_wording_apart():
 
 def test_text_prompt_is_short():
     prompts = choose_profile("text").prompts
-    task = prompts.fill("task", issue="", testbed="/testbed", step_limit=9, command_timeout=9)
-    assert len(prompts.fill("system")) + len(task) < 700
+    task = prompts.fill("task", issue="", step_limit=9)
+    example = sum(len(turn["content"]) for turn in prompts.demonstration)
+    assert len(prompts.fill("system", testbed="/testbed")) + example + len(task) < 1_000
 
 
 def test_prompt_mistakes_name_file_and_key():
