@@ -6,7 +6,9 @@ killing all the rest: background processes end with their command. A timeout res
 carries out by killing its whole process namespace; files stay.
 """
 
+import contextlib
 import io
+import os
 import posixpath
 import select
 import shlex
@@ -15,6 +17,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -168,8 +171,9 @@ class DockerFactory:
     ) -> None:
         self._image_for = image_for or (lambda instance: instance.image)
         self._limits = limits or Limits()
-        self._labels = {"sweq": "1", "sweq.run": run_id}
+        self._labels = {"sweq": "1", "sweq.run": run_id, "sweq.owner": _name_process(os.getpid())}
         self._client = connect()
+        _remove_orphans(self._client)
 
     def create(self, instance: Instance) -> DockerSandbox:
         """See `SandboxFactory.create`."""
@@ -231,6 +235,28 @@ def connect() -> docker.DockerClient:
             f"Docker was asked for but no daemon answers at {place}: start it, or use --sandbox namespace"
         ) from None
     return client
+
+
+def _name_process(pid: int) -> str:
+    """A name that no other process of this machine has had: host, id and start time (ticks since boot, proc(5)).
+
+    Empty where there is no such process, or no /proc.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return f"{socket.gethostname()}:{pid}:{fields[19]}"
+
+
+def _remove_orphans(client: docker.DockerClient) -> None:
+    """Remove the containers of harness processes of this machine that were killed before they could."""
+    for container in client.containers.list(all=True, ignore_removed=True, filters={"label": "sweq.owner"}):
+        owner = container.labels["sweq.owner"]
+        host, _, rest = owner.partition(":")
+        if host == socket.gethostname() and _name_process(int(rest.partition(":")[0])) != owner:
+            with contextlib.suppress(DockerException):
+                container.remove(force=True, v=True)
 
 
 def missing_image(instance_id: str, image: str) -> str:

@@ -1,11 +1,15 @@
 """What every sandbox promises, asked of both."""
 
 import re
+import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from docker.errors import NotFound
 
 import harness
 from harness.errors import SandboxError, UserError
@@ -234,6 +238,49 @@ def test_too_large_a_file_is_a_normal_result(fresh):
     result = fresh.exec("head -c 50000000 /dev/zero > /tmp/large", timeout=30)
     assert result.exit_code != 0
     assert said(fresh, "stat -c %s /tmp/large") == f"{LIMITS.file_bytes}\n"
+
+
+@pytest.mark.namespace
+def test_full_disk_is_a_normal_result(tmp_path):
+    if reason := probe():
+        pytest.skip(reason)
+    with NamespaceFactory(LIMITS).create(make_instance(tmp_path, None)) as sandbox:
+        result = sandbox.exec("for n in 1 2 3; do head -c 30000000 /dev/zero > /tmp/$n || exit 9; done", timeout=30)
+        assert result.exit_code == 9
+        assert "No space left" in result.output
+        assert said(sandbox, "rm /tmp/?; echo room > /testbed/x; cat /testbed/x") == "room\n"
+
+
+@pytest.mark.namespace
+def test_a_killed_harness_leaves_nothing(tmp_path):
+    if reason := probe():
+        pytest.skip(reason)
+    program = """
+import sys
+from harness.sandbox.namespace import NamespaceSandbox
+from harness.sandbox.limits import Limits
+from pathlib import Path
+NamespaceSandbox(Path(sys.argv[1]), Limits()).exec("sleep 7361", timeout=60, cwd="/")
+"""
+    killed = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)])
+    wait_until(lambda: host_processes("sleep 736"))
+    killed.kill()
+    killed.wait()
+    wait_until(lambda: not host_processes("sleep 736"))
+
+
+@pytest.mark.docker
+def test_containers_of_a_killed_harness_are_removed():
+    try:
+        client = connect()
+    except UserError as error:
+        pytest.skip(str(error))
+    owner = f"{socket.gethostname()}:999999999:1"
+    orphan = client.containers.create(build_base(), "true", labels={"sweq.owner": owner})
+    DockerFactory()
+    with pytest.raises(NotFound):
+        client.containers.get(orphan.id)
+    client.close()
 
 
 def test_memory_hog_is_a_normal_result(fresh):
