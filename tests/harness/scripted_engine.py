@@ -1,8 +1,8 @@
 """A stand-in for `sweq-engine` whose model is a JSON file: `{"replies": {text in the task: [answers]}, ...}`.
 
-Answer number N goes to a conversation with N earlier answers; further ones repeat the last. Other keys of the file:
-`refuse` (end with status 2 and this line), `crash` (end with status 3), `silent` (never become ready), `die_after`
-(end without a word after so many answers, once per marker file `died`), `identity` (added to /version).
+Answer number N goes to a conversation with N answers since the task; further ones repeat the last. Other keys:
+`refuse` (end with status 2 and this line), `crash` (end with status 3 and this line), `silent` (never become ready),
+`seconds` (time per answer).
 """
 
 import json
@@ -19,9 +19,17 @@ def option(name: str) -> str:
     return sys.argv[sys.argv.index(name) + 1]
 
 
-def make_handler(script: dict[str, Any], file: Path) -> type[BaseHTTPRequestHandler]:
+def find_replies(replies: dict[str, list[str]], messages: list[dict[str, str]]) -> tuple[int, list[str]]:
+    """How many answers followed the message that a text of `replies` occurs in, and the answers for that text."""
+    for position, message in enumerate(messages):
+        for text, answers in replies.items():
+            if message["role"] == "user" and text in message["content"]:
+                return sum(later["role"] == "assistant" for later in messages[position:]), answers
+    return 0, ["```bash\nsubmit\n```"]
+
+
+def make_handler(script: dict[str, Any]) -> type[BaseHTTPRequestHandler]:
     """Request handler that answers by `script`."""
-    answered = []
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -36,25 +44,15 @@ def make_handler(script: dict[str, Any], file: Path) -> type[BaseHTTPRequestHand
                     "max_context": 8192,
                     "supports_tools": False,
                 }
-                | {"pid": os.getpid()}
-                | script.get("identity", {}),
+                | {"pid": os.getpid()},
                 "/v1/models": {"object": "list", "data": [{"id": "scripted", "object": "model"}]},
             }
             self.reply(bodies[self.path])
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answered.append(1)
-            if len(answered) > script.get("die_after", 1 << 30) and not (file.parent / "died").exists():
-                (file.parent / "died").touch()
-                os._exit(1)
             time.sleep(script.get("seconds", 0.0))
-            messages = body["messages"]
-            task = messages[1]["content"]
-            replies = next(
-                (r for text, r in script.get("replies", {}).items() if text in task), ["```bash\nsubmit\n```"]
-            )
-            turn = sum(message["role"] == "assistant" for message in messages)
+            turn, replies = find_replies(script.get("replies", {}), body["messages"])
             message = {"role": "assistant", "content": replies[min(turn, len(replies) - 1)]}
             self.reply(
                 {
@@ -93,7 +91,7 @@ def main() -> int:
         return 0
     while script.get("silent"):
         time.sleep(1)
-    server = ThreadingHTTPServer((option("--host"), int(option("--port"))), make_handler(script, file))
+    server = ThreadingHTTPServer((option("--host"), int(option("--port"))), make_handler(script))
     server.daemon_threads = True
     server.serve_forever()
     return 0
