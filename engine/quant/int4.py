@@ -44,13 +44,23 @@ def pack_codes(codes: Tensor) -> Tensor:
     """Codes 0 to 15 [out, in] (any integer type) to bytes uint8 [out, in / 2], ordered for the codes' device."""
     if codes.device.type == "cpu":
         return _convert(codes).reshape(codes.shape[0], -1)
+    return pack_row_order(codes)
+
+
+def pack_row_order(codes: Tensor) -> Tensor:
+    """Codes 0 to 15 [out, in] to bytes uint8 [out, in / 2] in row order: the same on every machine, as files need."""
     return (codes[:, 0::2] | (codes[:, 1::2] << 4)).to(torch.uint8)
+
+
+def unpack_row_order(packed: Tensor) -> Tensor:
+    """Codes uint8 [out, in] of bytes in row order."""
+    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
 
 
 def unpack_codes(packed: Tensor) -> Tensor:
     """Codes uint8 [out, in] of bytes uint8 [out, in / 2]."""
     if packed.device.type != "cpu":
-        return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
+        return unpack_row_order(packed)
     order, out = block_order(), packed.shape[0]
     full = out // order.rows * order.rows
     parts = [_unpack_blocks(packed[:full], order.rows, order.paired)] if full else []

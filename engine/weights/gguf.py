@@ -22,6 +22,7 @@ from engine.quant.linear import PackedExperts, join_experts
 from engine.text.tokenizer import Tokenizer
 from engine.weights.gguf_file import GGUFFile
 from engine.weights.layout import TensorSpec
+from engine.weights.packed import save_gguf_tokenizer
 from engine.weights.source import Weight, check_shape
 
 _PLAIN_TYPES: Mapping[str, tuple[str, torch.dtype]] = MappingProxyType(
@@ -98,6 +99,9 @@ class GGUFSource:
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_gguf(self.file.metadata, self.where)
+
+    def save_tokenizer(self, directory: Path) -> None:
+        save_gguf_tokenizer(self.file.metadata, directory)
 
     def extras(self) -> dict[str, Any]:
         return {}

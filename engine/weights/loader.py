@@ -17,8 +17,10 @@ from engine.errors import CheckpointError, UserError
 from engine.quant.formats import Level, Packed, check_level, recipe, repack
 from engine.quant.linear import PackedExperts, repack_experts
 from engine.text.tokenizer import Tokenizer
+from engine.weights.files import read_json
 from engine.weights.gguf import GGUFSource
 from engine.weights.layout import TensorSpec, tensor_specs
+from engine.weights.packed import MODEL_TYPE, PackedSource
 from engine.weights.safetensors import SafetensorsSource
 from engine.weights.source import Source, Weight
 from engine.weights.synthetic import PREFIX, SyntheticShape, SyntheticSource, parse
@@ -58,7 +60,7 @@ def load(model: str, quant: str, device: str = "cpu") -> Checkpoint:
             + (f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else "")
         )
     bar = tqdm(specs, desc=f"Loading {model}", unit="tensor", leave=False, disable=None)
-    weights = {spec.name: _packed(source.read(spec), spec, level, device) for spec in bar}
+    weights = {spec.name: packed_at(source.read(spec), spec, level, device) for spec in bar}
     tokenizer = source.tokenizer()
     identity = {"model": model, "source": source.kind, "quant": level} | _described(specs, weights)
     identity |= {"source_types": source.types(), "sha256": {f.name: sha256(f) for f in source.files()}}
@@ -84,14 +86,28 @@ def resolve(model: str) -> Path | SyntheticShape:
 
 
 def open_source(path: Path | SyntheticShape, device: str = "cpu") -> Source:
-    """Open a `.gguf` file, a safetensors directory or a synthetic shape, whose weights are made on `device`."""
+    """Open a `.gguf` file, a model directory or a synthetic shape, whose weights are made on `device`."""
     if isinstance(path, SyntheticShape):
         return SyntheticSource(path.config, path.seed, device)
     if path.is_dir():
-        return SafetensorsSource(path)
+        packed = read_json(path / "config.json").get("model_type") == MODEL_TYPE
+        return PackedSource(path) if packed else SafetensorsSource(path)
     if path.suffix == ".gguf":
         return GGUFSource(path)
     raise UserError(f"model {path}: neither a directory nor a .gguf file")
+
+
+def packed_at(stored: Weight, spec: TensorSpec, level: Level, device: str) -> Weight:
+    """A tensor as read, in the format that the level's recipe gives its class; CheckpointError if it does not fit."""
+    format = recipe(level, spec.tensor_class)
+    try:
+        if isinstance(stored, Packed):
+            return repack(stored, format).to(device)
+        if isinstance(stored, PackedExperts):
+            return repack_experts(stored, format).to(device)
+    except CheckpointError as error:
+        raise CheckpointError(f"tensor {spec.name}: {error}") from error
+    return stored.to(device)
 
 
 def memory_report(checkpoint: Checkpoint) -> dict[str, int]:
@@ -126,18 +142,6 @@ def _fetched(hub_id: str) -> Path:
     except Exception as error:  # the client raises many unrelated types; all mean that the model is not to be had
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"model {hub_id}: no such directory, and the hub does not give it: {reason}") from error
-
-
-def _packed(stored: Weight, spec: TensorSpec, level: Level, device: str) -> Weight:
-    format = recipe(level, spec.tensor_class)
-    try:
-        if isinstance(stored, Packed):
-            return repack(stored, format).to(device)
-        if isinstance(stored, PackedExperts):
-            return repack_experts(stored, format).to(device)
-    except CheckpointError as error:
-        raise CheckpointError(f"tensor {spec.name}: {error}") from error
-    return stored.to(device)
 
 
 def _described(specs: list[TensorSpec], weights: Mapping[str, Weight]) -> dict[str, Any]:

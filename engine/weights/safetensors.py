@@ -1,6 +1,5 @@
 """Checkpoints in Hugging Face safetensors: plain float types and the official FP8 layout."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.config import ModelConfig
@@ -16,6 +14,7 @@ from engine.errors import CheckpointError
 from engine.quant.formats import FP8_BLOCK, PLAIN, Packed, join_rows
 from engine.quant.linear import PackedExperts, stack_experts
 from engine.text.tokenizer import Tokenizer
+from engine.weights.files import copy_tokenizer, open_shard, read_json, shard_names
 from engine.weights.layout import TensorSpec
 from engine.weights.source import Weight, check_shape
 
@@ -34,8 +33,8 @@ class SafetensorsSource:
         raw = read_json(path / "config.json")
         self.config = ModelConfig.from_hf(raw, str(path / "config.json"))
         _check_quantization(raw.get("quantization_config"), path / "config.json")
-        self._shards = {file: _open(file) for file in self.files()}
-        self._shard_of = {name: shard for shard in self._shards.values() for name in _names(shard)}
+        self._shards = {file: open_shard(file) for file in self.files()}
+        self._shard_of = {name: shard for shard in self._shards.values() for name in shard_names(shard)}
 
     def files(self) -> list[Path]:
         index = self.path / "model.safetensors.index.json"
@@ -65,6 +64,9 @@ class SafetensorsSource:
 
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_directory(self.path)
+
+    def save_tokenizer(self, directory: Path) -> None:
+        copy_tokenizer(self.path, directory)
 
     def extras(self) -> dict[str, Any]:
         return {}
@@ -124,30 +126,6 @@ class SafetensorsSource:
         per_expert = len(natives) // count
         parts = [self._matrix(name, (rows // per_expert, columns)) for name in natives]
         return stack_experts([join_rows(parts[i : i + per_expert]) for i in range(0, len(parts), per_expert)])
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`; CheckpointError when it is missing or is not one."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file; a model directory needs one") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file}: not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file}: a JSON object is needed")
-    return value
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from error
-
-
-def _names(shard: Any) -> list[str]:
-    return list(shard.keys())
 
 
 def _check_quantization(config: Any, where: Path) -> None:

@@ -41,6 +41,9 @@ class Source(Protocol):
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's tokenizer."""
 
+    def save_tokenizer(self, directory: Path) -> None:
+        """Write what `PackedSource` needs to make the same tokenizer."""
+
     def extras(self) -> dict[str, Any]:
         """What else identifies the source (a seed, the shape's name)."""
 

@@ -17,6 +17,7 @@ from engine.quant.formats import Packed
 from engine.quant.linear import PackedExperts
 from engine.text.tokenizer import CONTROL, USER_DEFINED, Tokenizer
 from engine.weights.layout import TensorSpec
+from engine.weights.packed import save_gguf_tokenizer
 from engine.weights.source import Weight
 
 PREFIX = "synthetic:"
@@ -153,6 +154,9 @@ class SyntheticSource:
     def tokenizer(self) -> Tokenizer:
         return byte_tokenizer()
 
+    def save_tokenizer(self, directory: Path) -> None:
+        save_gguf_tokenizer(tokenizer_metadata(), directory)
+
     def extras(self) -> dict[str, Any]:
         return {"seed": self.seed}
 
@@ -178,9 +182,14 @@ class SyntheticSource:
 
 def byte_tokenizer() -> Tokenizer:
     """A vocabulary of the 256 bytes and the ChatML markers, with a ChatML template of our own."""
+    return Tokenizer.from_gguf(tokenizer_metadata(), "synthetic")
+
+
+def tokenizer_metadata() -> dict[str, Any]:
+    """What a GGUF file would say of `byte_tokenizer`."""
     tokens = [*sorted(ByteLevel.alphabet()), *_CONTROL_TOKENS, *_TEXT_TOKENS]
     types = [_NORMAL] * 256 + [CONTROL] * len(_CONTROL_TOKENS) + [USER_DEFINED] * len(_TEXT_TOKENS)
-    metadata = {
+    return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "gpt-2",
         "tokenizer.ggml.tokens": tokens,
@@ -190,4 +199,3 @@ def byte_tokenizer() -> Tokenizer:
         "tokenizer.ggml.eos_token_id": tokens.index("<|im_end|>"),
         "tokenizer.chat_template": _TEMPLATE,
     }
-    return Tokenizer.from_gguf(metadata, "synthetic")
