@@ -1,0 +1,138 @@
+"""The score table: what each level costs and what it solves."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from harness.report.arms import Arm, Run, list_arms, load_run
+from harness.report.statistics import estimate_score
+from harness.run.outcome import Outcome
+
+UNKNOWN = "-"
+_MEBI, _GIBI = 2**20, 2**30
+_HEADERS = ("level", "weights", "resolved", "score [95% CI]", "excluded", "steps", "tokens", "tokens/s", "perplexity")
+
+
+def score_rows(run: Run) -> pd.DataFrame:
+    """One row per level: `level, label, quant, weights_bytes, instances, answers, resolved, score, low, high, method,
+    infra_error, wall_clock, steps, tokens, tokens_per_second, perplexity`.
+
+    `score` is the mean over instances of their solved share, with its 95% interval; `steps` and `tokens` (prompt and
+    completion) are means over the answers that count. Unknown figures are NaN.
+    """
+    return pd.DataFrame([describe_arm(arm) for arm in list_arms(run)])
+
+
+def describe_arm(arm: Arm) -> dict[str, Any]:
+    """One row of `score_rows`."""
+    answers, outcomes, entry = arm.answers, arm.tasks["outcome"], arm.entry
+    estimate = estimate_score(arm.sample())
+    return {
+        "level": arm.level,
+        "label": arm.label,
+        "quant": entry.get("quant") or "",
+        "weights_bytes": _number(entry.get("weights_bytes")),
+        "instances": answers["instance_id"].nunique(),
+        "answers": len(answers),
+        "resolved": int(answers["resolved"].sum()),
+        "score": estimate.value,
+        "low": estimate.interval.low,
+        "high": estimate.interval.high,
+        "method": estimate.method,
+        "infra_error": int((outcomes == Outcome.INFRA_ERROR).sum()),
+        "wall_clock": int((outcomes == Outcome.WALL_CLOCK).sum()),
+        "steps": float(answers["steps"].mean()),
+        "tokens": float((answers["prompt_tokens"] + answers["completion_tokens"]).mean()),
+        "tokens_per_second": _number(entry.get("tokens_per_second")),
+        "perplexity": _number(entry.get("perplexity")),
+    }
+
+
+def print_scores(run_dir: Path, console: Console | None = None) -> None:
+    """Print the score table of a run and what it leaves out."""
+    run = load_run(run_dir)
+    console = console or Console(width=None if Console().is_terminal else 120)
+    header, *lines = score_cells(run)
+    table = Table(title=f"{run.run_id}: {run.record['dataset']['name']}", title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    console.print(table)
+    for note in score_notes(run):
+        console.print(note, highlight=False, markup=False)
+
+
+def markdown_scores(run: Run) -> str:
+    """The score table and its notes in Markdown."""
+    header, *lines = score_cells(run)
+    rows = [header, ("---", *["---:"] * (len(header) - 1)), *lines]
+    table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+    return table + "".join(f"\n{note}\n" for note in score_notes(run))
+
+
+def score_cells(run: Run) -> list[tuple[str, ...]]:
+    """Header and one line per level, as they are printed."""
+    scores = score_rows(run)
+    return [_HEADERS, *(_format_row(row) for row in scores.to_dict("records"))]
+
+
+def score_notes(run: Run) -> list[str]:
+    """What a reader must know of the table: what is excluded, what is missing, how the interval was found."""
+    scores = score_rows(run)
+    notes = ["Simulated data: drawn from a random generator, not measured."] if run.is_simulated else []
+    methods = ", ".join(dict.fromkeys(scores["method"]))
+    notes.append(f"Interval: 95%, {methods}. Steps and tokens (prompt + completion) are means per counted task.")
+    infra, clock = int(scores["infra_error"].sum()), int(scores["wall_clock"].sum())
+    if infra or clock:
+        notes.append(
+            f"Excluded from score and means, because the machine and not the model ended them: {infra} tasks with an "
+            f"infrastructure error, {clock} stopped by the wall clock."
+        )
+    else:
+        notes.append("Nothing is excluded.")
+    missing = [
+        f"{level} {len(run.rows[run.rows['level'] == level])} of {run.tasks_per_level}"
+        for level in (one["name"] for one in run.record["config"]["levels"])
+        if len(run.rows[run.rows["level"] == level]) < run.tasks_per_level
+    ]
+    if missing:
+        notes.append(f"Incomplete run; tasks done: {', '.join(missing)}.")
+    return notes
+
+
+def format_bytes(count: float) -> str:
+    """MiB below one GiB, else GiB."""
+    if pd.isna(count):
+        return UNKNOWN
+    return f"{count / _MEBI:.0f} MiB" if count < _GIBI else f"{count / _GIBI:.1f} GiB"
+
+
+def format_share(value: float) -> str:
+    """A fraction as a percentage without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def _format_row(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["level"],
+        format_bytes(row["weights_bytes"]),
+        f"{row['resolved']}/{row['answers']}",
+        f"{format_share(row['score'])}% [{format_share(row['low'])}, {format_share(row['high'])}]",
+        str(row["infra_error"] + row["wall_clock"]),
+        _format_number(row["steps"], ".1f"),
+        _format_number(row["tokens"], ",.0f"),
+        _format_number(row["tokens_per_second"], ".1f"),
+        _format_number(row["perplexity"], ".3f"),
+    )
+
+
+def _format_number(value: float, spec: str) -> str:
+    return UNKNOWN if pd.isna(value) else format(value, spec)
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
