@@ -50,7 +50,7 @@ def _conditions(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _find_differences(first: Run, second: Run) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     left, right = _conditions(first), _conditions(second)
     for field, values in left.items():
         for key in sorted(values.keys() | right[field].keys()):

@@ -1,6 +1,6 @@
 """The picture of a run: what each level solves for the memory that its weights take."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from textwrap import wrap
@@ -113,7 +113,7 @@ def _label_sides(places: Sequence[float], crowded: float) -> list[int]:
     return sides
 
 
-def _draw_score(panel: Axes, index: int, place: float, side: int, row: dict[str, Any]) -> None:
+def _draw_score(panel: Axes, index: int, place: float, side: int, row: Mapping[Hashable, Any]) -> None:
     value, low, high = (100 * row[key] for key in ("score", "low", "high"))
     errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
     panel.errorbar(
@@ -148,75 +148,10 @@ def _draw_perplexity(panel: Axes, scores: pd.DataFrame) -> None:
             ha="center",
             fontsize=9,
         )
-    names = [f"{one.other.level} ({100 * one.paired.difference:+.1f} points)" for one in group]
-    text = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    word = group[0].verdict.word
-    margin = f" within ±{100 * group[0].paired.margin:g} points" if word == "equivalent" else ""
-    return f"{text} {word}{margin}"
-
-
-def _draw_scores(panel: Axes, scores: pd.DataFrame) -> None:
-    known = bool(scores["weights_bytes"].notna().all())
-    unit, name = (_GIBI, "GiB") if known and scores["weights_bytes"].max() >= _GIBI else (_MEBI, "MiB")
-    places = list(scores["weights_bytes"] / unit) if known else [float(index) for index in range(len(scores))]
-    low, high = min(places), max(places)
-    room = (high - low) * 0.15 or max(abs(high) * 0.2, 0.5)
-    sides = _label_sides(places, _CROWDED * (high + room - (0 if known else low)))
-    for index, row in enumerate(scores.to_dict("records")):
-        _draw_score(panel, index, places[index], sides[index], row)
-    panel.set_xlim(0 if known else low - room, high + room)
-    panel.set_ylim(0, min(104.0, max(5.0, 112 * scores["high"].max())))
-    panel.set_ylabel("instances solved (%)")
-    panel.set_title(f"Solved, with {', '.join(dict.fromkeys(scores['method']))} 95% interval")
-    if known:
-        panel.set_xlabel(f"weights in memory ({name})")
-    else:
-        panel.set_xticks(places, scores["level"])
-        panel.set_xlabel("level (weights in memory unknown)")
-
-
-def _label_sides(places: Sequence[float], crowded: float) -> list[int]:
-    """1 to label a point on its right, -1 on its left, where its right neighbour is nearer than `crowded`."""
-    sides = []
-    for place in places:
-        gaps = [other - place for other in places if other > place]
-        sides.append(-1 if gaps and min(gaps) < crowded else 1)
-    return sides
-
-
-def _draw_score(panel: Axes, index: int, place: float, side: int, row: dict[str, Any]) -> None:
-    value, low, high = (100 * row[key] for key in ("score", "low", "high"))
-    errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
-    panel.errorbar(
-        place, value, yerr=errors, fmt=_marker(index), color=f"C{index % 7}", capsize=4, clip_on=False, zorder=3
+    sizes = [format_bytes(size) for size in scores["weights_bytes"]]
+    panel.set_xticks(
+        range(len(scores)), [f"{level}\n{size}" for level, size in zip(scores["level"], sizes, strict=True)]
     )
-    text = f"{row['level']}\n{row['resolved']}/{row['answers']}"
-    panel.annotate(
-        text,
-        (place, value),
-        xytext=(9 * side, 4),
-        textcoords="offset points",
-        ha="left" if side > 0 else "right",
-        va="bottom",
-        fontsize=9,
-    )
-    if row["resolved"] == 0:
-        panel.annotate(
-            f"≤ {high:.0f}%", (place, high), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=9
-        )
-
-
-def _draw_perplexity(panel: Axes, scores: pd.DataFrame) -> None:
-    for index, row in enumerate(scores.to_dict("records")):
-        if pd.isna(row["perplexity"]):
-            continue
-        panel.plot(index, row["perplexity"], _marker(index), color=f"C{index % 7}", clip_on=False)
-        above = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center", "fontsize": 9}
-        panel.annotate(f"{row['perplexity']:.2f}", (index, row["perplexity"]), **above)
-    names = [
-        f"{level}\n{format_bytes(size)}" for level, size in zip(scores["level"], scores["weights_bytes"], strict=True)
-    ]
-    panel.set_xticks(range(len(scores)), names)
     panel.set_xlim(-0.6, len(scores) - 0.4)
     panel.margins(y=0.25)
     panel.yaxis.set_major_locator(MaxNLocator(5))

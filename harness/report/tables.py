@@ -1,5 +1,6 @@
 """The score table: what each level costs and what it solves."""
 
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def format_share(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _format_row(row: dict[str, Any]) -> tuple[str, ...]:
+def _format_row(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
     return (
         row["level"],
         format_bytes(row["weights_bytes"]),
