@@ -259,9 +259,9 @@ def _owner() -> int:
 
 
 def _visible() -> list[str]:
-    """Folders of the interpreter that runs the harness, so that `python -m pytest` is the same inside."""
+    """Folders of the interpreter that runs the harness, outer ones first: `python -m pytest` is the same inside."""
     prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
-    return sorted({os.path.realpath(prefix) for prefix in prefixes} | {os.path.abspath(sys.prefix)} - {"/"})
+    return sorted(({os.path.realpath(prefix) for prefix in prefixes} | {os.path.abspath(sys.prefix)}) - {"/"})
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

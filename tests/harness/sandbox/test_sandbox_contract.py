@@ -14,6 +14,7 @@ from docker.errors import NotFound
 import harness
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
+from harness.sandbox import namespace
 from harness.sandbox.docker import DockerFactory, connect
 from harness.sandbox.images import build_base
 from harness.sandbox.limits import Limits
@@ -238,6 +239,18 @@ def test_too_large_a_file_is_a_normal_result(fresh):
     result = fresh.exec("head -c 50000000 /dev/zero > /tmp/large", timeout=30)
     assert result.exit_code != 0
     assert said(fresh, "stat -c %s /tmp/large") == f"{LIMITS.file_bytes}\n"
+
+
+@pytest.mark.namespace
+def test_the_harness_is_covered_where_the_interpreter_lies_around_it(tmp_path, monkeypatch):
+    if reason := probe():
+        pytest.skip(reason)
+    package = Path(harness.__file__).resolve().parent
+    shown = sorted([*namespace._visible(), str(package.parent)])
+    monkeypatch.setattr(namespace, "_visible", lambda: shown)
+    with NamespaceFactory(LIMITS).create(make_instance(tmp_path, None)) as sandbox:
+        assert package.name in said(sandbox, f"ls {package.parent}").split()
+        assert said(sandbox, f"ls -A {package}") == ""
 
 
 @pytest.mark.namespace
