@@ -114,7 +114,7 @@ def format_comparison(comparison: Comparison) -> tuple[str, ...]:
     return (
         comparison.other.label,
         str(paired.n),
-        f"{_points(paired.difference)} {_format_interval(paired.t_interval)}",
+        f"{format_points(paired.difference)} {_format_interval(paired.t_interval)}",
         _format_interval(paired.bootstrap),
         f"{len(comparison.lost)}/{len(comparison.won)}",
         _format_p(paired.p),
@@ -123,6 +123,11 @@ def format_comparison(comparison: Comparison) -> tuple[str, ...]:
         f">={100 * paired.detectable:.1f}",
         comparison.verdict.text,
     )
+
+
+def format_points(value: float) -> str:
+    """A fraction as signed percentage points."""
+    return f"{100 * value:+.1f}" if round(100 * value, 1) else "0.0"
 
 
 def comparison_notes(comparisons: Sequence[Comparison], accepted: dict[str, str]) -> list[str]:
@@ -138,8 +143,8 @@ def comparison_notes(comparisons: Sequence[Comparison], accepted: dict[str, str]
         one = comparison.paired
         if 0 < abs(one.difference) < one.detectable:
             notes.append(
-                f"{comparison.other.label}: the difference of {_points(one.difference)} is below what this comparison "
-                f"detects ({100 * one.detectable:.1f})."
+                f"{comparison.other.label}: the difference of {format_points(one.difference)} is below what this "
+                f"comparison detects ({100 * one.detectable:.1f})."
             )
         if one.mcnemar is not None and one.mcnemar.lost + one.mcnemar.won:
             table = one.mcnemar
@@ -191,12 +196,8 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
 
 
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}" if round(100 * value, 1) else "0.0"
-
-
 def _format_interval(interval: Interval) -> str:
-    return f"[{_points(interval.low)}, {_points(interval.high)}]"
+    return f"[{format_points(interval.low)}, {format_points(interval.high)}]"
 
 
 def _format_p(p: float) -> str:

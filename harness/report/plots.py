@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.report.arms import Run, list_arms, load_run
-from harness.report.compare import Comparison, compare_arms, find_baseline
+from harness.report.compare import Comparison, compare_arms, find_baseline, format_points
 from harness.report.tables import format_bytes, format_share, score_rows
 
 DEFAULT_MARGIN = 0.02
 WORDS = ("worse", "better", "equivalent", "inconclusive")
 _CROWDED = 0.2
+_HIGH = 80
 _MARKERS = "osD^vPX"
 _GIBI, _MEBI = 2**30, 2**20
 _TITLE_WIDTH = 86
@@ -77,7 +78,7 @@ def state_finding(run: Run) -> str:
 
 
 def _state_group(group: list[Comparison]) -> str:
-    names = [f"{one.other.level} ({100 * one.paired.difference:+.1f} points)" for one in group]
+    names = [f"{one.other.level} ({format_points(one.paired.difference)} points)" for one in group]
     text = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     word = group[0].verdict.word
     margin = f" within ±{100 * group[0].paired.margin:g} points" if word == "equivalent" else ""
@@ -123,10 +124,10 @@ def _draw_score(panel: Axes, index: int, place: float, side: int, row: Mapping[H
     panel.annotate(
         text,
         (place, value),
-        xytext=(9 * side, 4),
+        xytext=(9 * side, -4 if value > _HIGH else 4),
         textcoords="offset points",
         ha="left" if side > 0 else "right",
-        va="bottom",
+        va="top" if value > _HIGH else "bottom",
         fontsize=9,
     )
     if row["resolved"] == 0:
