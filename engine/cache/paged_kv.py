@@ -4,12 +4,10 @@ import heapq
 import math
 from collections.abc import Iterable
 
-import numpy as np
 import psutil
 import torch
-from torch import Tensor
 
-from engine.cache.tensors import CacheTensors, LayerKV
+from engine.cache.tensors import CacheTensors, LayerKV, zeros
 from engine.config import EngineConfig, ModelConfig
 from engine.errors import UserError
 
@@ -132,12 +130,5 @@ def allocate_cache(
 ) -> CacheTensors:
     """Zeroed KV tensors for every attention layer."""
     shape = (num_blocks, block_size, config.num_kv_heads, config.head_dim)
-    layers = {i: LayerKV(_zeros(shape, dtype, device), _zeros(shape, dtype, device)) for i in attention_layers(config)}
+    layers = {i: LayerKV(zeros(shape, dtype, device), zeros(shape, dtype, device)) for i in attention_layers(config)}
     return CacheTensors(layers, block_size)
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros; on CPU from calloc by way of numpy, so that the system commits a page only when it is first used."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.kernels import cpu, reference
+from engine.kernels.reference_moe import Experts
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,28 @@ class Kernels(Protocol):
     def paged_attention(
         self, query: Tensor, key_cache: Tensor, value_cache: Tensor, plan: Any, scale: float
     ) -> Tensor: ...
+
+    def plan_runs(self, lens: tuple[int, ...], slots: Tensor) -> Any: ...
+
+    def causal_conv(self, x: Tensor, weight: Tensor, window: Tensor, plan: Any) -> Tensor: ...
+
+    def causal_conv_step(self, x: Tensor, weight: Tensor, window: Tensor, slots: Tensor) -> Tensor: ...
+
+    def delta_gates(self, a: Tensor, b: Tensor, decay_rate: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def delta_rule_chunked(
+        self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, plan: Any
+    ) -> Tensor: ...
+
+    def delta_rule_step(
+        self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, slots: Tensor
+    ) -> Tensor: ...
+
+    def gated_rms_norm(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor: ...
+
+    def route(self, logits: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]: ...
+
+    def moe(self, x: Tensor, gate_up: Experts, down: Experts, weights: Tensor, experts: Tensor) -> Tensor: ...
 
 
 _FAMILIES: Mapping[str, tuple[str, Kernels]] = {"cpu": ("cpu", cpu)}

@@ -5,6 +5,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engine.kernels.reference_delta import (
+    causal_conv,
+    causal_conv_step,
+    delta_gates,
+    delta_rule_chunked,
+    delta_rule_step,
+    gated_rms_norm,
+    plan_runs,
+)
+from engine.kernels.reference_moe import moe, route
+
+__all__ = [
+    "causal_conv",
+    "causal_conv_step",
+    "delta_gates",
+    "delta_rule_chunked",
+    "delta_rule_step",
+    "gated_rms_norm",
+    "moe",
+    "paged_attention",
+    "plan_attention",
+    "plan_runs",
+    "rms_norm",
+    "rotate",
+    "route",
+    "silu_mul",
+    "store_kv",
+]
+
 
 @dataclass(frozen=True)
 class AttentionPlan:

@@ -1,31 +1,12 @@
-"""Softmax attention over the paged cache, and what all layers of one step share."""
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+"""Softmax attention over the paged cache."""
 
 import torch
 from torch import Tensor
 
-from engine.cache.tensors import CacheTensors
 from engine.config import ModelConfig
 from engine.kernels.ops import Kernels
-from engine.model.batch import Batch
-from engine.quant.linear import QuantizedLinear
-
-Projection = Callable[[str], QuantizedLinear]
-"""Builds the projection of a given name below the module at hand, e.g. "q_proj"."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What every layer of one forward pass shares: computed once from the batch."""
-
-    batch: Batch
-    cache: CacheTensors
-    cos: Tensor  # [T, 1, rotary_dim / 2] float32
-    sin: Tensor  # [T, 1, rotary_dim / 2] float32
-    attention_plan: Any
+from engine.model.scope import Scope
+from engine.model.step import Step
 
 
 class Rotary:
@@ -45,24 +26,45 @@ class Rotary:
 
 
 class Attention:
-    """Grouped-query attention with rotary positions. Scores, softmax and rotation are float32."""
+    """Grouped-query attention with rotary positions. Scores, softmax, rotation and head norms are float32.
 
-    def __init__(self, layer: int, config: ModelConfig, projection: Projection, kernels: Kernels) -> None:
-        self.layer = layer
-        self.kernels = kernels
+    Qwen3-Next adds, by the configuration: a norm of each query and key head before rotation, and an output gate, whose
+    rows follow each head's query rows in `q_proj`.
+    """
+
+    def __init__(self, layer: int, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
+        self.layer, self.kernels, self.eps = layer, kernels, config.rms_norm_eps
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.head_dim
-        self.q_proj, self.k_proj = projection("q_proj"), projection("k_proj")
-        self.v_proj, self.o_proj = projection("v_proj"), projection("o_proj")
+        self.gated = config.attention_output_gate
+        self.q_proj, self.k_proj = scope.linear("q_proj"), scope.linear("k_proj")
+        self.v_proj, self.o_proj = scope.linear("v_proj"), scope.linear("o_proj")
+        self.q_norm = scope.tensor("q_norm.weight") if config.qk_norm else None
+        self.k_norm = scope.tensor("k_norm.weight") if config.qk_norm else None
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[T, hidden] -> [T, hidden] in the dtype of `x`; the new keys and values are in the cache afterwards."""
         tokens = x.shape[0]
-        query = self.q_proj(x).view(tokens, self.heads, self.head_dim)
-        key = self.k_proj(x).view(tokens, self.kv_heads, self.head_dim)
+        query, gate = self._query_and_gate(x)
+        query = self._placed(query, self.q_norm, step)
+        key = self._placed(self.k_proj(x).view(tokens, self.kv_heads, self.head_dim), self.k_norm, step)
         value = self.v_proj(x).view(tokens, self.kv_heads, self.head_dim)
-        query = self.kernels.rotate(query, step.cos, step.sin)
-        key = self.kernels.rotate(key, step.cos, step.sin)
         kv = step.cache.kv[self.layer]
         self.kernels.store_kv(key, value, kv.keys, kv.values, step.batch.slot_mapping)
         output = self.kernels.paged_attention(query, kv.keys, kv.values, step.attention_plan, self.head_dim**-0.5)
+        if gate is not None:
+            output = output * torch.sigmoid(gate.float())
         return self.o_proj(output.view(tokens, -1).to(x.dtype))
+
+    def _query_and_gate(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Both [T, heads, head_dim]; no gate where the architecture has none."""
+        projected = self.q_proj(x).view(x.shape[0], self.heads, -1)
+        if not self.gated:
+            return projected, None
+        query, gate = projected.chunk(2, dim=-1)
+        return query, gate
+
+    def _placed(self, heads: Tensor, norm: Tensor | None, step: Step) -> Tensor:
+        """Queries or keys normed, if the architecture does, and rotated to their positions: float32."""
+        if norm is not None:
+            heads = self.kernels.rms_norm(heads, norm, self.eps, torch.float32)
+        return self.kernels.rotate(heads, step.cos, step.sin)

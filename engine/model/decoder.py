@@ -1,6 +1,5 @@
 """The whole forward pass, readable top to bottom: embedding, layers of mixer and MLP, final norm, logits."""
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -8,14 +7,16 @@ from torch import Tensor
 
 from engine.cache.tensors import CacheTensors
 from engine.config import ModelConfig
-from engine.errors import CheckpointError
 from engine.kernels.ops import Kernels, family
-from engine.model.attention import Attention, Projection, Rotary, Step
+from engine.model.attention import Attention, Rotary
 from engine.model.batch import Batch
-from engine.quant.formats import Packed
-from engine.quant.linear import PackedExperts, QuantizedLinear
+from engine.model.delta_net import DeltaNet
+from engine.model.mlp import DenseMLP
+from engine.model.moe import SparseMoE
+from engine.model.scope import Scope, Weights
+from engine.model.step import Step, state_parts
 
-Weights = Mapping[str, Packed | PackedExperts | Tensor]
+__all__ = ["Decoder", "Weights"]
 
 
 class Decoder:
@@ -23,17 +24,20 @@ class Decoder:
 
     `dtype` is that of the activations between matmuls. The residual stream, norms, rotation and softmax are float32
     whatever it is, so that what a quantization level costs is its weights' rounding and not the accumulator's.
-    Raises CheckpointError that names a missing tensor or a layer type without a mixer.
+    Raises CheckpointError that names a missing tensor.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights, device: torch.device, dtype: torch.dtype) -> None:
         self.config, self.dtype = config, dtype
         self.kernels = family(device.type)
-        self.embedding = linear(weights, "model.embed_tokens")
-        self.head = self.embedding if config.tie_word_embeddings else linear(weights, "lm_head")
-        self.norm = tensor(weights, "model.norm.weight")
+        scope = Scope(weights)
+        self.embedding = scope.linear("model.embed_tokens")
+        self.head = self.embedding if config.tie_word_embeddings else scope.linear("lm_head")
+        self.norm = scope.tensor("model.norm.weight")
         self.rotary = Rotary(config, device)
-        self.layers = [Layer(i, config, weights, self.kernels, dtype) for i in range(config.num_layers)]
+        self.layers = [
+            Layer(i, config, scope.below(f"model.layers.{i}"), self.kernels, dtype) for i in range(config.num_layers)
+        ]
 
     @torch.inference_mode()
     def forward(self, batch: Batch, cache: CacheTensors) -> Tensor:
@@ -48,7 +52,7 @@ class Decoder:
     def _prepare(self, batch: Batch, cache: CacheTensors) -> Step:
         cos, sin = self.rotary(batch.positions)
         plan = self.kernels.plan_attention(batch.block_tables, batch.query_lens, batch.context_lens, cache.block_size)
-        return Step(batch, cache, cos, sin, plan)
+        return Step(batch, cache, cos, sin, plan, state_parts(batch, self.kernels) if cache.delta else ())
 
 
 class Mixer(Protocol):
@@ -57,16 +61,21 @@ class Mixer(Protocol):
     def __call__(self, x: Tensor, step: Step) -> Tensor: ...
 
 
+class MLP(Protocol):
+    """The half of a layer in which every token is by itself."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
 class Layer:
     """`h += mixer(norm(h)); h += mlp(norm(h))`."""
 
-    def __init__(self, index: int, config: ModelConfig, weights: Weights, kernels: Kernels, dtype: torch.dtype) -> None:
-        name = f"model.layers.{index}"
+    def __init__(self, index: int, config: ModelConfig, scope: Scope, kernels: Kernels, dtype: torch.dtype) -> None:
         self.kernels, self.eps, self.dtype = kernels, config.rms_norm_eps, dtype
-        self.mixer_norm = tensor(weights, f"{name}.input_layernorm.weight")
-        self.mlp_norm = tensor(weights, f"{name}.post_attention_layernorm.weight")
-        self.mixer = mixer(index, config, weights, kernels)
-        self.mlp = DenseMLP(lambda part: linear(weights, f"{name}.mlp.{part}"), kernels)
+        self.mixer_norm = scope.tensor("input_layernorm.weight")
+        self.mlp_norm = scope.tensor("post_attention_layernorm.weight")
+        self.mixer = mixer(index, config, scope, kernels, dtype)
+        self.mlp = mlp(config, scope, kernels)
 
     def __call__(self, hidden: Tensor, step: Step) -> Tensor:
         """Float32 [T, hidden] -> the same, changed in place."""
@@ -75,38 +84,15 @@ class Layer:
         return hidden
 
 
-class DenseMLP:
-    """`down(silu(gate(x)) · up(x))`."""
-
-    def __init__(self, projection: Projection, kernels: Kernels) -> None:
-        self.kernels = kernels
-        self.gate, self.up, self.down = projection("gate_proj"), projection("up_proj"), projection("down_proj")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, hidden] -> [T, hidden] in the dtype of `x`."""
-        return self.down(self.kernels.silu_mul(self.gate(x), self.up(x)))
-
-
-def mixer(index: int, config: ModelConfig, weights: Weights, kernels: Kernels) -> Mixer:
+def mixer(index: int, config: ModelConfig, scope: Scope, kernels: Kernels, dtype: torch.dtype) -> Mixer:
     """The mixer that `config.layer_types` names for layer `index`."""
-    kind = config.layer_types[index]
-    if kind == "full_attention":
-        return Attention(index, config, lambda part: linear(weights, f"model.layers.{index}.self_attn.{part}"), kernels)
-    raise CheckpointError(f"layer {index} is of type {kind!r}, which this version cannot run; it runs full_attention")
+    if config.layer_types[index] == "linear_attention":
+        return DeltaNet(index, config, scope.below("linear_attn"), kernels, dtype)
+    return Attention(index, config, scope.below("self_attn"), kernels)
 
 
-def tensor(weights: Weights, name: str) -> Tensor:
-    """An unquantized weight; CheckpointError when it is absent."""
-    found = weights.get(name)
-    if not isinstance(found, Tensor):
-        raise CheckpointError(f"the checkpoint has no unquantized tensor {name}")
-    return found
-
-
-def linear(weights: Weights, name: str) -> QuantizedLinear:
-    """The projection `name` with its bias if the checkpoint has one; CheckpointError when it is absent."""
-    packed = weights.get(f"{name}.weight")
-    if not isinstance(packed, Packed):
-        raise CheckpointError(f"the checkpoint has no tensor {name}.weight")
-    bias = tensor(weights, f"{name}.bias") if f"{name}.bias" in weights else None
-    return QuantizedLinear(packed, bias)
+def mlp(config: ModelConfig, scope: Scope, kernels: Kernels) -> MLP:
+    """Experts where the architecture has them, else a dense MLP."""
+    if config.num_experts:
+        return SparseMoE(config, scope.below("mlp"), kernels)
+    return DenseMLP(scope.below("mlp"), kernels)

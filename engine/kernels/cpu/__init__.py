@@ -2,6 +2,34 @@
 
 from engine.kernels.cpu.attention import paged_attention, plan_attention
 from engine.kernels.cpu.elementwise import rms_norm, silu_mul
-from engine.kernels.reference import rotate, store_kv
+from engine.kernels.reference import (
+    causal_conv,
+    causal_conv_step,
+    delta_gates,
+    delta_rule_chunked,
+    delta_rule_step,
+    gated_rms_norm,
+    moe,
+    plan_runs,
+    rotate,
+    route,
+    store_kv,
+)
 
-__all__ = ["paged_attention", "plan_attention", "rms_norm", "rotate", "silu_mul", "store_kv"]
+__all__ = [
+    "causal_conv",
+    "causal_conv_step",
+    "delta_gates",
+    "delta_rule_chunked",
+    "delta_rule_step",
+    "gated_rms_norm",
+    "moe",
+    "paged_attention",
+    "plan_attention",
+    "plan_runs",
+    "rms_norm",
+    "rotate",
+    "route",
+    "silu_mul",
+    "store_kv",
+]

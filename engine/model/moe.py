@@ -1,0 +1,26 @@
+"""Mixture of experts with a shared expert: `Σ p_e · expert_e(x) + sigmoid(shared_gate(x)) · shared(x)`."""
+
+import torch
+from torch import Tensor
+
+from engine.config import ModelConfig
+from engine.kernels.ops import Kernels
+from engine.model.mlp import DenseMLP
+from engine.model.scope import Scope
+
+
+class SparseMoE:
+    """Every token goes through its `num_experts_per_token` likeliest experts and the shared one."""
+
+    def __init__(self, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.top_k, self.renormalise = config.num_experts_per_token, config.norm_topk_prob
+        self.router, self.shared_gate = scope.linear("gate"), scope.linear("shared_expert_gate")
+        self.gate_up, self.down = scope.experts("experts.gate_up_proj"), scope.experts("experts.down_proj")
+        self.shared = DenseMLP(scope.below("shared_expert"), kernels)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, hidden] -> float32 [T, hidden]."""
+        weights, experts = self.kernels.route(self.router(x), self.top_k, self.renormalise)
+        routed = self.kernels.moe(x, self.gate_up, self.down, weights, experts)
+        return routed.add_(torch.sigmoid(self.shared_gate(x).float()) * self.shared(x))
