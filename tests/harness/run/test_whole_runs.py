@@ -16,7 +16,7 @@ import yaml
 
 from harness.starter.catalogue import load_rows
 
-pytestmark = pytest.mark.namespace
+pytestmark = [pytest.mark.namespace, pytest.mark.slow]
 
 ENGINE = [sys.executable, str(Path(__file__).parents[1] / "scripted_engine.py")]
 SOLVED, WRONG, IDLE = "sweq__intervals-1", "sweq__backoff-1", "sweq__slugtext-1"
