@@ -129,7 +129,7 @@ def find_arms(targets: Sequence[str], results: Path = RESULTS) -> list[Arm]:
     chosen: dict[tuple[Path, str], Run] = {}
     for target in targets:
         root, level = _locate(target, results)
-        run = runs.setdefault(root, load_run(root))
+        run = runs[root] = runs.get(root) or load_run(root)
         if level is not None and level not in run.levels:
             raise UserError(
                 f"{target}: run {run.run_id} has no tasks at level {level!r}; it has {', '.join(run.levels)}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.errors import UserError
 from harness.report.arms import Arm, find_arms
@@ -97,12 +98,12 @@ def compare_arms(arms: Sequence[Arm], baseline: Arm, margin: float) -> list[Comp
 def print_comparisons(comparisons: Sequence[Comparison], accepted: dict[str, str]) -> None:
     """Print the table and the notes below it."""
     console = Console(width=None if Console().is_terminal else 140)
-    table = Table(title=f"baseline: {comparisons[0].baseline.label}", title_justify="left")
+    table = Table(title=Text(f"baseline: {comparisons[0].baseline.label}"), title_justify="left")
     for index, name in enumerate(HEADERS):
         text = index in (0, len(HEADERS) - 1)
         table.add_column(name, justify="left" if text else "right", no_wrap=index != len(HEADERS) - 1)
     for comparison in comparisons:
-        table.add_row(*format_comparison(comparison))
+        table.add_row(*map(Text, format_comparison(comparison)))
     console.print(table)
     for note in comparison_notes(comparisons, accepted):
         console.print(note, highlight=False, markup=False)

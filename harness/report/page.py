@@ -87,8 +87,8 @@ def _state_facts(run: Run) -> str:
     config, dataset = run.record["config"], run.record["dataset"]
     agent, sampling = config["agent"], config["sampling"]
     return (
-        f"{config.get('model') or 'model named by the server'}; {dataset['name']}, {dataset['instances']} instances x "
-        f"{config['repeats']} repeats; agent profile {agent['profile']}, {agent['step_limit']} steps; temperature "
+        f"{config.get('model') or 'model named by the server'}; {dataset['name']}, {dataset['instances']} instances, "
+        f"repeats: {config['repeats']}; agent profile {agent['profile']}, {agent['step_limit']} steps; temperature "
         f"{sampling['temperature']:g}; started {run.record.get('started', 'unknown')}, "
         f"{'ended ' + run.record['ended'] if run.record.get('ended') else 'not ended'}"
     )

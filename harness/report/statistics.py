@@ -156,7 +156,7 @@ def mcnemar(lost: int, won: int) -> McNemar:
 
 def sign_flip(differences: Vector) -> float:
     """Two-sided p of the mean of float64 [n] under random signs; exact where the sign patterns are few."""
-    if not np.any(differences):
+    if len(differences) < 2 or not np.any(differences):
         return 1.0
     found = stats.permutation_test(
         (differences,),

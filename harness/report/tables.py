@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness.report.arms import Arm, Run, list_arms, load_run
 from harness.report.statistics import estimate_score
@@ -57,11 +58,11 @@ def print_scores(run_dir: Path, console: Console | None = None) -> None:
     run = load_run(run_dir)
     console = console or Console(width=None if Console().is_terminal else 120)
     header, *lines = score_cells(run)
-    table = Table(title=f"{run.run_id}: {run.record['dataset']['name']}", title_justify="left")
+    table = Table(title=Text(f"{run.run_id}: {run.record['dataset']['name']}"), title_justify="left")
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(Text, line))
     console.print(table)
     for note in score_notes(run):
         console.print(note, highlight=False, markup=False)
