@@ -1,6 +1,7 @@
 """The picture of a run: what each level solves for the memory that its weights take."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from textwrap import wrap
@@ -30,14 +31,21 @@ _TITLE_WIDTH = 86
 def write_plots(run_dir: Path) -> list[Path]:
     """Draw `levels.png` and `levels.svg` of a run; returns their paths, the PNG first."""
     run = load_run(run_dir)
-    style = resources.files("harness.report").joinpath("style.mplstyle")
     png = run.paths.plot
     svg = png.with_suffix(".svg")
-    with resources.as_file(style) as path, mpl.style.context(path):
+    with plot_style():
         figure = draw_levels(run)
         figure.savefig(png, metadata={"Software": None})
         figure.savefig(svg, metadata={"Date": None})
     return [png, svg]
+
+
+@contextmanager
+def plot_style() -> Iterator[None]:
+    """Draw and save figures in this context to give them the look of `style.mplstyle`."""
+    style = resources.files("harness.report").joinpath("style.mplstyle")
+    with resources.as_file(style) as path, mpl.style.context(path):
+        yield
 
 
 def draw_levels(run: Run) -> Figure:
