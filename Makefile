@@ -3,6 +3,8 @@ PYTHON ?= python3
 CONFIG ?= configs/demo.yaml
 TORCH ?= torch==2.13.0
 VENV := .venv
+# With busy cores, OpenMP threads that spin while they wait slow one another down about eight times.
+export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
