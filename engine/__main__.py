@@ -141,6 +141,18 @@ def inspect(model: Model, quant: Quant = "as-stored") -> None:
     _print_json(checkpoint.identity | {"bytes_by_class": report, "bytes": sum(report.values())})
 
 
+@app.command()
+def quantize(
+    src: Annotated[str, typer.Argument(help="the model to read, as --model of the other commands")],
+    dst: Annotated[Path, typer.Argument(help="the directory to write; --model of the other commands takes it")],
+    format: Annotated[str, typer.Option(help="f32, bf16, fp8, int8 or int4")],
+) -> None:
+    """Write a model packed at a level, so that it loads at once. The same call continues an interrupted one."""
+    from engine.weights.writer import quantize as write
+
+    typer.echo(write(src, dst, format))
+
+
 def _load(model: str, quant: str, device: str | None, **limits: Any) -> "LLM":
     from engine.llm import LLM
 

@@ -21,7 +21,7 @@ PLAIN: Mapping[str, torch.dtype] = MappingProxyType(
     {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 )
 FP8_BLOCK = 128
-TILE_ELEMENTS = 1 << 22
+TILE_ELEMENTS = 1 << 19
 ROW_BLOCK = 128  # rows in which every format's layout repeats
 _FP8_MAX = 448.0
 
@@ -240,7 +240,7 @@ def _read_plain(packed: Packed, rows: Tensor | None) -> Tensor:
 
 def _read_int8(packed: Packed, rows: Tensor | None) -> Tensor:
     codes, scale = (_selected(packed.tensors[name], rows) for name in ("codes", "scale"))
-    return codes.float() * scale.float().unsqueeze(1)
+    return codes.float().mul_(scale.float().unsqueeze(1))
 
 
 def _read_int4(packed: Packed, rows: Tensor | None) -> Tensor:
@@ -249,7 +249,7 @@ def _read_int4(packed: Packed, rows: Tensor | None) -> Tensor:
         scales_zeros = scales_zeros[:, rows]
     values = (int4.unpack_codes(codes) if rows is None else int4.gather_codes(codes, rows)).float()
     scale, zero = scales_zeros.float().transpose(0, 1).unsqueeze(2).unbind(-1)
-    return ((values.reshape(values.shape[0], -1, packed.group) - 8) * scale + zero).flatten(1)
+    return values.reshape(values.shape[0], -1, packed.group).sub_(8).mul_(scale).add_(zero).flatten(1)
 
 
 def _read_fp8(packed: Packed, rows: Tensor | None) -> Tensor:
@@ -257,7 +257,7 @@ def _read_fp8(packed: Packed, rows: Tensor | None) -> Tensor:
     at = torch.arange(weight.shape[0], device=weight.device) if rows is None else rows
     chosen = weight if rows is None else weight.view(torch.uint8)[rows].view(torch.float8_e4m3fn)
     factors = scale[at // FP8_BLOCK].repeat_interleave(FP8_BLOCK, dim=1)[:, : weight.shape[1]]
-    return chosen.float() * factors
+    return chosen.float().mul_(factors)
 
 
 def _read_blocks(packed: Packed, rows: Tensor | None) -> Tensor:

@@ -24,6 +24,15 @@ def _nibbles(packed: Tensor, group: int) -> Tensor:
     return torch.cat([bytes_ & 15, bytes_ >> 4], dim=2).reshape(packed.shape[0], -1)
 
 
+def _nibble_values(packed: Tensor, group: int) -> Tensor:
+    """What `_nibbles` gives, as float32, without a copy on the way."""
+    bytes_ = packed.reshape(packed.shape[0], -1, group)
+    values = torch.empty(*bytes_.shape[:2], 2, group, device=packed.device)
+    values[:, :, 0] = bytes_ & 15
+    values[:, :, 1] = bytes_ >> 4
+    return values.reshape(packed.shape[0], -1)
+
+
 def _bit_fields(packed: Tensor, group: int, width: int) -> Tensor:
     """Codes of `width` bits uint8: per `group` bytes first all lowest fields, then the next ones up."""
     bytes_ = packed.reshape(packed.shape[0], -1, 1, group)
@@ -44,11 +53,11 @@ def _float32(blocks: Tensor) -> Tensor:
 
 
 def _q4_0(blocks: Tensor) -> Tensor:
-    return (_nibbles(blocks[:, 2:], 16).to(torch.int8) - 8).float() * _half(blocks, 0)
+    return _nibble_values(blocks[:, 2:], 16).sub_(8).mul_(_half(blocks, 0))
 
 
 def _q4_1(blocks: Tensor) -> Tensor:
-    return _nibbles(blocks[:, 4:], 16).float() * _half(blocks, 0) + _half(blocks, 2)
+    return _nibble_values(blocks[:, 4:], 16).mul_(_half(blocks, 0)).add_(_half(blocks, 2))
 
 
 def _fifth_bits(packed: Tensor) -> Tensor:
@@ -59,16 +68,16 @@ def _fifth_bits(packed: Tensor) -> Tensor:
 
 def _q5_0(blocks: Tensor) -> Tensor:
     codes = _nibbles(blocks[:, 6:], 16) | _fifth_bits(blocks[:, 2:6])
-    return (codes.to(torch.int8) - 16).float() * _half(blocks, 0)
+    return codes.float().sub_(16).mul_(_half(blocks, 0))
 
 
 def _q5_1(blocks: Tensor) -> Tensor:
     codes = _nibbles(blocks[:, 8:], 16) | _fifth_bits(blocks[:, 4:8])
-    return codes.float() * _half(blocks, 0) + _half(blocks, 2)
+    return codes.float().mul_(_half(blocks, 0)).add_(_half(blocks, 2))
 
 
 def _q8_0(blocks: Tensor) -> Tensor:
-    return blocks[:, 2:].view(torch.int8).float() * _half(blocks, 0)
+    return blocks[:, 2:].view(torch.int8).float().mul_(_half(blocks, 0))
 
 
 def _iq4_nl(blocks: Tensor) -> Tensor:
@@ -82,7 +91,7 @@ def _q2_k(blocks: Tensor) -> Tensor:
     scales, codes = blocks[:, :16], _bit_fields(blocks[:, 16:80], 32, 2).reshape(-1, 16, 16).float()
     step = (_half(blocks, 80) * (scales & 15).float()).unsqueeze(-1)
     least = (_half(blocks, 82) * (scales >> 4).float()).unsqueeze(-1)
-    return (step * codes - least).reshape(-1, 256)
+    return codes.mul_(step).sub_(least).reshape(-1, 256)
 
 
 def _q3_k(blocks: Tensor) -> Tensor:
@@ -94,7 +103,7 @@ def _q3_k(blocks: Tensor) -> Tensor:
     codes = _bit_fields(blocks[:, 32:96], 32, 2).to(torch.int8)
     absent = 1 - _bit_fields(blocks[:, :32], 32, 1).to(torch.int8)
     step = (_half(blocks, 108) * scales.float()).unsqueeze(-1)
-    return (step * (codes - 4 * absent).reshape(-1, 16, 16).float()).reshape(-1, 256)
+    return (codes - 4 * absent).reshape(-1, 16, 16).float().mul_(step).reshape(-1, 256)
 
 
 def _six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,25 +114,26 @@ def _six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
     return scales.float(), minima.float()
 
 
-def _affine_sub_blocks(blocks: Tensor, codes: Tensor) -> Tensor:
+def _affine_sub_blocks(blocks: Tensor, values: Tensor) -> Tensor:
     scales, minima = _six_bit_scales(blocks[:, 4:16])
     step = (_half(blocks, 0) * scales).unsqueeze(-1)
     least = (_half(blocks, 2) * minima).unsqueeze(-1)
-    return (step * codes.reshape(-1, 8, 32).float() - least).reshape(-1, 256)
+    return values.reshape(-1, 8, 32).mul_(step).sub_(least).reshape(-1, 256)
 
 
 def _q4_k(blocks: Tensor) -> Tensor:
-    return _affine_sub_blocks(blocks, _nibbles(blocks[:, 16:], 32))
+    return _affine_sub_blocks(blocks, _nibble_values(blocks[:, 16:], 32))
 
 
 def _q5_k(blocks: Tensor) -> Tensor:
-    return _affine_sub_blocks(blocks, _nibbles(blocks[:, 48:], 32) | (_bit_fields(blocks[:, 16:48], 32, 1) << 4))
+    codes = _nibbles(blocks[:, 48:], 32) | (_bit_fields(blocks[:, 16:48], 32, 1) << 4)
+    return _affine_sub_blocks(blocks, codes.float())
 
 
 def _q6_k(blocks: Tensor) -> Tensor:
     codes = (_nibbles(blocks[:, :128], 64) | (_bit_fields(blocks[:, 128:192], 32, 2) << 4)).to(torch.int8) - 32
     step = (_half(blocks, 208) * blocks[:, 192:208].view(torch.int8).float()).unsqueeze(-1)
-    return (step * codes.reshape(-1, 16, 16).float()).reshape(-1, 256)
+    return codes.reshape(-1, 16, 16).float().mul_(step).reshape(-1, 256)
 
 
 @dataclass(frozen=True)

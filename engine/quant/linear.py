@@ -14,7 +14,7 @@ from engine.quant.gguf_blocks import BLOCK_TYPES
 # Rows of activations up to which torch's weight-only CPU kernels win over unpacking a tile for the plain matmul;
 # measured in bfloat16 on two cores with AVX-512. In float32 those kernels never win.
 INT8_KERNEL_ROWS = 12
-INT4_KERNEL_ROWS = 64
+INT4_KERNEL_ROWS = 128
 
 
 class QuantizedLinear:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from engine.errors import CheckpointError
 
@@ -40,6 +41,7 @@ def replacing(file: Path) -> Iterator[Path]:
     """A temporary file that becomes `file`, on disk, when the block ends without an exception."""
     temporary = file.with_name(f".{file.name}.part")
     yield temporary
+    temporary.chmod(0o644)  # safetensors makes files that only their owner reads
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
     temporary.replace(file)
@@ -69,6 +71,15 @@ def open_shard(file: Path) -> Any:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: not a readable safetensors file: {error}") from error
+
+
+def read_tensor(shard: Any, name: str) -> Tensor:
+    """A tensor of an open safetensors file in memory of its own.
+
+    The library hands out a view of the mapped file, at any alignment and at the mercy of whoever writes to it.
+    """
+    mapped: Tensor = shard.get_tensor(name)
+    return mapped.clone()
 
 
 def shard_names(shard: Any) -> list[str]:

@@ -19,7 +19,7 @@ from engine.quant import int4
 from engine.quant.formats import Packed
 from engine.quant.linear import PackedExperts
 from engine.text.tokenizer import Tokenizer
-from engine.weights.files import GGUF_TOKENIZER, copy_tokenizer, open_shard, read_json, write_json
+from engine.weights.files import GGUF_TOKENIZER, copy_tokenizer, open_shard, read_json, read_tensor, write_json
 from engine.weights.layout import TensorSpec
 from engine.weights.source import Weight, check_shape
 
@@ -74,7 +74,7 @@ class PackedSource:
             raise CheckpointError(f"{self.where}: tensor {spec.name} is missing")
         shard, entry = self._weights[spec.name]
         check_shape(self.where, spec.name, tuple(entry["shape"]), spec.shape)
-        stored = {name: shard.get_tensor(f"{spec.name}:{name}") for name in entry["tensors"]}
+        stored = {name: read_tensor(shard, f"{spec.name}:{name}") for name in entry["tensors"]}
         return from_stored(entry["format"], spec.shape, stored, entry["group"])
 
 

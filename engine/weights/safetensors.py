@@ -14,7 +14,7 @@ from engine.errors import CheckpointError
 from engine.quant.formats import FP8_BLOCK, PLAIN, Packed, join_rows
 from engine.quant.linear import PackedExperts, stack_experts
 from engine.text.tokenizer import Tokenizer
-from engine.weights.files import copy_tokenizer, open_shard, read_json, shard_names
+from engine.weights.files import copy_tokenizer, open_shard, read_json, read_tensor, shard_names
 from engine.weights.layout import TensorSpec
 from engine.weights.source import Weight, check_shape
 
@@ -97,8 +97,7 @@ class SafetensorsSource:
         shard = self._shard_of.get(name)
         if shard is None:
             raise CheckpointError(f"{self.where}: tensor {name} is missing")
-        tensor: Tensor = shard.get_tensor(name)
-        return tensor
+        return read_tensor(shard, name)
 
     def _matrix(self, name: str, shape: tuple[int, int]) -> Packed:
         weight = self._tensor(name)

@@ -77,6 +77,15 @@ def test_safetensors_equal_the_saved_state(save_llama: Any) -> None:
     assert checkpoint.identity["sha256"] == {f.name: sha256(f) for f in sorted(directory.glob("*.safetensors"))}
 
 
+def test_weights_do_not_depend_on_the_file_once_loaded(save_llama: Any) -> None:
+    directory, state = save_llama()
+    checkpoint = load(str(directory), "as-stored")
+    file = directory / "model.safetensors"
+    with file.open("r+b") as stream:
+        stream.write(bytes(file.stat().st_size))
+    assert all(torch.equal(values(checkpoint, name), tensor) for name, tensor in state.items())
+
+
 def test_a_tied_embedding_is_stored_once(save_llama: Any) -> None:
     directory, state = save_llama(tie_word_embeddings=True)
     checkpoint = load(str(directory), "f32")
