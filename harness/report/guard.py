@@ -6,6 +6,8 @@ from typing import Any
 from harness.errors import UserError
 from harness.report.arms import Arm, Run
 
+_DIGITS = 16
+
 
 def check_comparable(arms: Sequence[Arm], allow: Sequence[str] = ()) -> dict[str, str]:
     """Differences between the runs of `arms` that `allow` accepts: what differs, by field.
@@ -40,9 +42,9 @@ def _conditions(run: Run) -> dict[str, dict[str, Any]]:
     budgets["config.endpoint.max_context"] = config.get("endpoint", {}).get("max_context")
     budgets["config.grading_timeout"] = config.get("grading_timeout")
     return {
-        "dataset": {"dataset.sha256": record["dataset"].get("sha256")},
+        "dataset": {"dataset.sha256": _shorten(record["dataset"].get("sha256"))},
         "profile": {"config.agent.profile": profile},
-        "prompts": {"prompts_sha256": record.get("prompts_sha256")},
+        "prompts": {"prompts_sha256": _shorten(record.get("prompts_sha256"))},
         "sampling": {f"config.sampling.{key}": value for key, value in sampling.items()},
         "budgets": budgets,
         "harness_version": {"harness_version": record.get("harness_version")},
@@ -58,3 +60,7 @@ def _find_differences(first: Run, second: Run) -> dict[str, str]:
             if ours != theirs:
                 found.setdefault(field, f"{key} is {ours} in {first.run_id} and {theirs} in {second.run_id}")
     return found
+
+
+def _shorten(digest: str | None) -> str | None:
+    return digest[:_DIGITS] if digest else None

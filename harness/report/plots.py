@@ -98,14 +98,14 @@ def _draw_scores(panel: Axes, scores: pd.DataFrame) -> None:
     unit, name = (_GIBI, "GiB") if known and scores["weights_bytes"].max() >= _GIBI else (_MEBI, "MiB")
     places = list(scores["weights_bytes"] / unit) if known else [float(index) for index in range(len(scores))]
     low, high = min(places), max(places)
-    room = (high - low) * 0.15 or max(abs(high) * 0.2, 0.5)
+    room = (high - low) * 0.25 or max(abs(high) * 0.2, 0.5)
     sides = _label_sides(places, _CROWDED * (high + room - (0 if known else low)))
     for index, row in enumerate(scores.to_dict("records")):
         _draw_score(panel, index, places[index], sides[index], row)
     panel.set_xlim(0 if known else low - room, high + room)
     panel.set_ylim(0, min(104.0, max(5.0, 112 * scores["high"].max())))
     panel.set_ylabel("instances solved (%)")
-    panel.set_title(f"Solved, with {', '.join(dict.fromkeys(scores['method']))} 95% interval")
+    panel.set_title(f"Solved, 95% interval ({', '.join(dict.fromkeys(scores['method']))})")
     if known:
         panel.set_xlabel(f"weights in memory ({name})")
     else:
