@@ -17,6 +17,7 @@ from harness.report.tables import describe_arm
 from harness.run.store import write_json
 
 FORMAT = 1
+FEW = 50
 HEADERS = ("level", "n", "difference [95% CI]", "bootstrap", "lost/won", "p", "p (Holm)", "TOST", "detects", "verdict")
 
 
@@ -140,6 +141,8 @@ def comparison_notes(comparisons: Sequence[Comparison], accepted: dict[str, str]
         f"{len(paired)}. TOST: equivalence within ±{100 * paired[0].margin:g} points. Detects: the smallest true "
         "difference that this comparison finds with 80% power."
     ]
+    if min(one.n for one in paired) < FEW:
+        notes.append(f"Below {FEW} instances the bootstrap interval is too narrow; read the t interval beside it.")
     for comparison in comparisons:
         one = comparison.paired
         if 0 < abs(one.difference) < one.detectable:

@@ -44,6 +44,11 @@ def test_finds_the_level_that_is_worse_and_says_what_the_others_need(fake_store,
     assert "nan" not in text.lower()
 
 
+def test_few_instances_are_warned_of(fake_store, capsys):
+    compare([str(fake_store(instances=49))])
+    assert "Below 50 instances the bootstrap interval is too narrow" in " ".join(capsys.readouterr().out.split())
+
+
 def test_nothing_solved_is_inconclusive(fake_store):
     root = fake_store(instances=12, true_rates=dict.fromkeys(["bf16", "int8", "int4"], 0))
     assert all(one["verdict"].startswith("inconclusive") for one in compared(root)["comparisons"])
