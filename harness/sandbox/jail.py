@@ -60,14 +60,21 @@ def bind_read_only(source: str, target: str) -> None:
     check(libc.syscall(*arguments), f"make {target} read-only")
 
 
-def show_system(root: str, system: list[str], visible: list[str], masked: list[str]) -> None:
-    """Mount the system folders and the interpreter read-only at their own paths; cover what must stay unseen."""
+def show_system(root: str, system: list[str]) -> None:
+    """Mount the system folders read-only at their own paths."""
     for path in system:
         if os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
         elif os.path.isdir(path):
             os.makedirs(root + path)
             bind_read_only(path, root + path)
+
+
+def show_interpreter(root: str, visible: list[str], masked: list[str]) -> None:
+    """Mount the interpreter's folders read-only at their own paths; cover what must stay unseen.
+
+    They may lie below a writable folder, such as a home or /tmp, so those must be there first.
+    """
     for path in visible:
         if not os.path.isdir(root + path):
             os.makedirs(root + path)
@@ -126,9 +133,10 @@ def hold(spec: dict[str, Any], harness: socket.socket) -> None:
     socket.sethostname("sandbox")
     mount("none", "/", flags=MS_REC | MS_PRIVATE)
     mount("root", root, "tmpfs", MS_NOSUID, "size=1m,mode=755")
-    show_system(root, spec["system"], spec["visible"], spec["masked"])
+    show_system(root, spec["system"])
     make_devices(root)
     make_writable(root, spec["owner"], spec["disk_bytes"])
+    show_interpreter(root, spec["visible"], spec["masked"])
     os.mkdir(root + "/proc")
     mount("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     write_text(root + SCRIPT, spec["script"])

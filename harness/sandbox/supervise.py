@@ -81,7 +81,10 @@ def _drain(stream: IO[bytes], captured: CappedOutput, deadline: float) -> bool:
 
 
 def _exit_code(line: socket.socket, captured: CappedOutput) -> int:
-    message = line.recv(64)
+    try:
+        message = line.recv(64)
+    except ConnectionResetError:  # it ended before it had read what to run
+        message = b""
     if not message:
         raise SandboxError(f"a command could not be started: {last_line(captured.text())}")
     return int(message)
