@@ -81,7 +81,8 @@ class EngineConfig:
     """How much the engine may hold and do at once.
 
     `num_blocks` None sizes the KV pool from free memory; `max_step_tokens` is the token budget of one step, shared by
-    running decodes (one each) and chunked prefill; `max_context` None takes the model's own.
+    running decodes (one each) and chunked prefill; `max_context` None takes the model's own; `delta_state_dtype` is
+    that of DeltaNet's recurrent state.
     """
 
     block_size: int = 16
@@ -90,6 +91,7 @@ class EngineConfig:
     max_step_tokens: int = 1024
     max_context: int | None = None
     prefix_cache: bool = True
+    delta_state_dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from engine.cache.tensors import LayerState, zeros
-from engine.config import ModelConfig
+from engine.config import EngineConfig, ModelConfig
+from engine.errors import UserError
 
 
 class OutOfSlots(Exception):  # noqa: N818 - a condition the scheduler handles, not a fault
@@ -82,6 +83,33 @@ class DeltaState:
         """Make a slot what it was when the snapshot was saved."""
         self.window[:, slot] = snapshot.window.to(self.window.device)
         self.recurrent[:, slot] = snapshot.recurrent.to(self.recurrent.device)
+
+
+def plan_state(config: ModelConfig, engine: EngineConfig, window_dtype: torch.dtype, free_bytes: int) -> int:
+    """Bytes of the slots that `engine.max_running` sequences need, and of one more that is lent out.
+
+    0 for a model without DeltaNet layers; UserError when they do not fit into `free_bytes`.
+    """
+    needed = (engine.max_running + 1) * slot_bytes(config, window_dtype, state_dtype(engine))
+    if needed > free_bytes:
+        raise UserError(
+            f"max_running {engine.max_running} needs {needed >> 20} MiB of DeltaNet state but only "
+            f"{free_bytes >> 20} MiB are free: lower max_running, or set delta_state_dtype to bfloat16"
+        )
+    return needed
+
+
+def allocate_state(
+    config: ModelConfig, engine: EngineConfig, window_dtype: torch.dtype, device: torch.device
+) -> DeltaState | None:
+    """Zeroed slots as `plan_state` counts them; None for a model without DeltaNet layers."""
+    if not linear_layers(config):
+        return None
+    return DeltaState(config, engine.max_running + 1, window_dtype, state_dtype(engine), device)
+
+
+def state_dtype(engine: EngineConfig) -> torch.dtype:
+    return torch.bfloat16 if engine.delta_state_dtype == "bfloat16" else torch.float32
 
 
 class SlotPool:

@@ -2,12 +2,14 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from engine.cache.delta_state import SlotPool, allocate_state, plan_state
 from engine.cache.paged_kv import BlockPool, allocate_cache, plan_blocks, usable_memory
 from engine.cache.prefix import PrefixTree
 from engine.config import EngineConfig
@@ -37,23 +39,30 @@ class Engine:
         model = checkpoint.config
         activations = activation_dtype(checkpoint.identity["quant"], device)
         keys = cache_dtype(activations, device)
-        blocks = plan_blocks(model, config, keys, usable_memory(device))
+        memory = usable_memory(device)
+        blocks = plan_blocks(model, config, keys, memory - plan_state(model, config, activations, memory))
         self.config = config
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
         self.max_context = min(config.max_context or model.max_position, blocks * config.block_size)
         self._vocabulary = min(model.vocab_size, self.tokenizer.vocab_size)
         self._pool = BlockPool(blocks)
-        self._prefix = PrefixTree(self._pool, config.block_size) if config.prefix_cache else None
+        state = allocate_state(model, config, activations, device)
+        self._slots = SlotPool(state) if state else None
+        self._prefix = PrefixTree(self._pool, config.block_size) if config.prefix_cache and state is None else None
+        if config.prefix_cache and state is not None:
+            logger.warning("prefix reuse is off: this model's DeltaNet states are not kept with the prefixes yet")
         self._scheduler = Scheduler(
             self._pool,
             self._prefix,
+            self._slots,
             block_size=config.block_size,
             max_running=config.max_running,
             max_step_tokens=config.max_step_tokens,
         )
         decoder = Decoder(model, checkpoint.weights, device, activations)
-        self._runner = Runner(decoder, allocate_cache(model, blocks, config.block_size, keys, device), device)
+        cache = allocate_cache(model, blocks, config.block_size, keys, device)
+        self._runner = Runner(decoder, replace(cache, delta=state.layers) if state else cache, device)
         self._sequences: dict[str, SequenceState] = {}
         self._seeds = Random()
         self._generated = 0
@@ -99,6 +108,8 @@ class Engine:
             "blocks_used": self._pool.held,
             "blocks_cached": self._pool.evictable,
             "blocks_total": self._pool.num_blocks,
+            "state_slots_used": self._slots.held if self._slots else 0,
+            "state_slots_total": self._slots.state.slots if self._slots else 0,
             "prefix_hit_tokens": self._prefix.hit_tokens if self._prefix else 0,
             "prompt_tokens": self._scheduler.prompt_tokens,
             "generated_tokens": self._generated,
@@ -151,8 +162,7 @@ class Engine:
     def _forward(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Tensor], list[StepOutput]]:
         """The chunks that could be computed, the logits [vocab] of those that reach an end, and failed requests' ends.
 
-        When a batch fails, each chunk is run alone to find who is at fault: writing the same keys and values to the
-        same slots again changes nothing.
+        When a batch fails, each chunk is run alone to find who is at fault.
         """
         try:
             return chunks, self._logits(chunks), []
@@ -161,11 +171,27 @@ class Engine:
         computed, logits, failures = [], [], []
         for chunk in chunks:
             try:
-                logits += self._logits([chunk])
+                logits += self._logits_alone(chunk)
                 computed.append(chunk)
             except Exception as error:
                 failures.append(self._fail(chunk.sequence, error))
         return computed, logits, failures
+
+    def _logits_alone(self, chunk: Chunk) -> list[Tensor]:
+        """Rows for the sampler of a chunk whose batch failed.
+
+        Writing the same keys and values to the same places again changes nothing, but the failed step may have moved
+        on DeltaNet's state in some layers: it is computed again from the sequence's first token.
+        """
+        sequence, start = chunk.sequence, chunk.start
+        if self._slots is not None and sequence.slot is not None:
+            self._slots.state.zero(sequence.slot)
+            sequence.computed = 0
+            while sequence.computed < start:
+                part = Chunk(sequence, min(start - sequence.computed, self.config.max_step_tokens))
+                self._runner.run([part])
+                sequence.computed += part.tokens
+        return self._logits([chunk])
 
     def _logits(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Rows for the sampler: on CPU, without the padding of the vocabulary."""

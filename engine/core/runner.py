@@ -27,7 +27,7 @@ def cache_dtype(activation: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 class Runner:
-    """Runs chunks of sequences that hold their blocks already."""
+    """Runs chunks of sequences that hold their blocks, and their state slots, already."""
 
     def __init__(self, decoder: Decoder, cache: CacheTensors, device: torch.device) -> None:
         self._decoder, self._cache, self._device = decoder, cache, device
@@ -59,7 +59,7 @@ class Runner:
             slot_mapping=self._tensor(slots),
             block_tables=self._tensor(tables, torch.int32),
             query_starts=self._tensor(starts, torch.int32),
-            state_slots=self._tensor([0] * len(chunks)),
+            state_slots=self._tensor([chunk.sequence.slot or 0 for chunk in chunks]),
             logit_rows=self._tensor(list(range(len(tokens))) if every_row else rows),
             query_lens=tuple(chunk.tokens for chunk in chunks),
             context_lens=tuple(chunk.start + chunk.tokens for chunk in chunks),

@@ -5,29 +5,39 @@ blocks that the known tokens need at once, so that a prefill never stalls half-w
 A step is one token of every decoding sequence and, with what is left of `max_step_tokens`, chunks of prefills in order.
 When a decode needs a block and none can be had, the latest arrival gives its blocks up and waits again at the front;
 its tokens are recomputed later (mostly from the prefix tree). The earliest can therefore always go on: nobody starves.
+A model with DeltaNet layers gives each running sequence a state slot beside its blocks, from admission until it ends or
+is preempted. There are as many as sequences may run, so that waiting is always for blocks, and one more to borrow.
 """
 
 from collections import deque
 
+from engine.cache.delta_state import SlotPool
 from engine.cache.paged_kv import BlockPool
 from engine.cache.prefix import PrefixTree
 from engine.core.sequence import Chunk, SequenceState
 
 
 class Scheduler:
-    """Queues of sequences over one block pool; `prefix` None switches prefix reuse off.
+    """Queues of sequences over one block pool; `prefix` None switches prefix reuse off, `slots` is for DeltaNet models.
 
     Callers admit only sequences that fit the pool alone, and a `max_step_tokens` of at least `max_running`.
     """
 
     def __init__(
-        self, pool: BlockPool, prefix: PrefixTree | None, *, block_size: int, max_running: int, max_step_tokens: int
+        self,
+        pool: BlockPool,
+        prefix: PrefixTree | None,
+        slots: SlotPool | None = None,
+        *,
+        block_size: int,
+        max_running: int,
+        max_step_tokens: int,
     ) -> None:
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []
         self.preemptions = 0
         self.prompt_tokens = 0
-        self._pool, self._prefix = pool, prefix
+        self._pool, self._prefix, self._slots = pool, prefix, slots
         self._block_size, self._max_running, self._max_step_tokens = block_size, max_running, max_step_tokens
 
     def add(self, sequence: SequenceState) -> None:
@@ -58,8 +68,11 @@ class Scheduler:
         self._release(sequence)
 
     def borrow(self, sequence: SequenceState) -> bool:
-        """Give a sequence outside the queues its blocks, without prefix reuse, until `give_back`; False: no room."""
-        return self._take(sequence, self._blocks_for(len(sequence.token_ids)))
+        """Give a sequence outside the queues blocks and a slot until `give_back`, reusing no prefix; False: no room."""
+        if not self._take(sequence, self._blocks_for(len(sequence.token_ids))):
+            return False
+        self._take_slot(sequence)
+        return True
 
     def give_back(self, sequence: SequenceState) -> None:
         self._release(sequence)
@@ -102,6 +115,7 @@ class Scheduler:
         if not self._take(sequence, needed, spare=len(self.running)):
             self._release(sequence)
             return False
+        self._take_slot(sequence)
         sequence.computed = len(path) * self._block_size
         sequence.cached_blocks, sequence.node = len(path), path[-1] if path else None
         if sequence.cached_tokens is None:
@@ -136,7 +150,14 @@ class Scheduler:
         sequence.blocks = sequence.blocks + self._pool.allocate(count)
         return True
 
+    def _take_slot(self, sequence: SequenceState) -> None:
+        if self._slots is not None:
+            sequence.slot = self._slots.allocate()
+
     def _release(self, sequence: SequenceState) -> None:
+        if self._slots is not None and sequence.slot is not None:
+            self._slots.release(sequence.slot)
+            sequence.slot = None
         self._pool.release(sequence.blocks)
         sequence.blocks, sequence.node = [], None
         sequence.computed = sequence.cached_blocks = 0

@@ -13,8 +13,9 @@ class SequenceState:
     """One request's tokens, its share of the cache and its random numbers.
 
     `token_ids` are the prompt and all that was generated; the first `computed` of them have keys and values in
-    `blocks`. The first `cached_blocks` blocks are in the prefix tree, `node` being the last of them. `rng` survives
-    preemption, so that a request's text does not depend on when it was interrupted.
+    `blocks`, and have gone into the DeltaNet state in `slot` if the model has one. The first `cached_blocks` blocks are
+    in the prefix tree, `node` being the last of them. `rng` survives preemption, so that a request's text does not
+    depend on when it was interrupted.
     """
 
     request: Request
@@ -23,6 +24,7 @@ class SequenceState:
     text: TextStream
     node: PrefixNode | None = None
     blocks: list[int] = field(default_factory=list)
+    slot: int | None = None
     computed: int = 0
     cached_blocks: int = 0
     cached_tokens: int | None = None
