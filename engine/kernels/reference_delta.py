@@ -77,7 +77,7 @@ def causal_conv(x: Tensor, weight: Tensor, window: Tensor, plan: RunPlan) -> Ten
         known = torch.cat((seen, run))
         mixed = known[: run.shape[0]] * taps[0]
         for tap in range(1, reach + 1):
-            mixed = torch.addcmul(mixed, known[tap : tap + run.shape[0]], taps[tap])
+            mixed.addcmul_(known[tap : tap + run.shape[0]], taps[tap])
         outputs.append(mixed)
         after.append(known[run.shape[0] :])
     window[plan.slots] = torch.stack(after).transpose(1, 2).to(window.dtype)
@@ -143,15 +143,21 @@ def delta_rule_chunked(
 
 def delta_rule_step(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, slots: Tensor) -> Tensor:
     """The gated delta rule for one token of each sequence, T = B; else as `delta_rule_chunked`. `slots` int64 [B]."""
+    memory = _state_of(state, slots, k.shape[1])
+    output = advance(memory, q, k, v, g, beta)
+    state[slots] = memory.flatten(1, 2).to(state.dtype)
+    return output
+
+
+def advance(memory: Tensor, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+    """One token's rule on states float32 [B, Hk, Hv / Hk, K, V], changed in place: float32 [B, Hv, V]."""
     heads = k.shape[1]
-    memory = _state_of(state, slots, heads)
     query, key = (_unit(q) * q.shape[2] ** -0.5)[:, :, None, :, None], _unit(k)[:, :, None, :, None]
     value = v.float().view(v.shape[0], heads, -1, v.shape[2])
     decay, strength = (x.reshape(x.shape[0], heads, -1, 1) for x in (g.exp(), beta))
     memory.mul_(decay.unsqueeze(-1))
     change = strength * (value - (memory * key).sum(-2))
-    memory.add_(key * change.unsqueeze(-2))
-    state[slots] = memory.flatten(1, 2).to(state.dtype)
+    memory.addcmul_(key, change.unsqueeze(-2))
     output: Tensor = (memory * query).sum(-2)
     return output.flatten(1, 2)
 

@@ -1,13 +1,12 @@
 """The CPU family: torch's fused operators where they beat the plain form, the reference everywhere else."""
 
 from engine.kernels.cpu.attention import paged_attention, plan_attention
+from engine.kernels.cpu.delta_net import causal_conv, delta_rule_step
 from engine.kernels.cpu.elementwise import rms_norm, silu_mul
 from engine.kernels.reference import (
-    causal_conv,
     causal_conv_step,
     delta_gates,
     delta_rule_chunked,
-    delta_rule_step,
     gated_rms_norm,
     moe,
     plan_runs,
