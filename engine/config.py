@@ -83,6 +83,11 @@ class EngineConfig:
     `num_blocks` None sizes the KV pool from free memory; `max_step_tokens` is the token budget of one step, shared by
     running decodes (one each) and chunked prefill; `max_context` None takes the model's own; `delta_state_dtype` is
     that of DeltaNet's recurrent state.
+
+    `state_cache_bytes` and `host_state_cache_bytes` bound the snapshots of that state that are kept with prefixes, on
+    the device and in host memory; None takes a share of what is free. `deterministic` cuts prompts into tiles of
+    `prefill_tile` tokens, a multiple of 64, and runs each sequence alone: slower, but on CPU the logits of a request
+    are then the same, bit for bit, whatever is cached and whoever else is served.
     """
 
     block_size: int = 16
@@ -91,6 +96,10 @@ class EngineConfig:
     max_step_tokens: int = 1024
     max_context: int | None = None
     prefix_cache: bool = True
+    state_cache_bytes: int | None = None
+    host_state_cache_bytes: int | None = None
+    deterministic: bool = False
+    prefill_tile: int = 128
     delta_state_dtype: Literal["float32", "bfloat16"] = "float32"
     device: str = "cpu"
 

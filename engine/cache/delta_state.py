@@ -23,7 +23,7 @@ class OutOfSlots(Exception):  # noqa: N818 - a condition the scheduler handles, 
 
 @dataclass(frozen=True)
 class DeltaSnapshot:
-    """One slot's content in host memory: `window` [layers, C, W - 1] and `recurrent` [layers, Hv, K, V]."""
+    """One slot's content: `window` [layers, C, W - 1] and `recurrent` [layers, Hv, K, V]."""
 
     window: Tensor
     recurrent: Tensor
@@ -31,6 +31,10 @@ class DeltaSnapshot:
     @property
     def nbytes(self) -> int:
         return self.window.nbytes + self.recurrent.nbytes
+
+    def to_host(self) -> "DeltaSnapshot":
+        """The same in host memory."""
+        return DeltaSnapshot(self.window.cpu(), self.recurrent.cpu())
 
 
 class DeltaState:
@@ -76,8 +80,8 @@ class DeltaState:
         self.recurrent[:, target] = self.recurrent[:, source]
 
     def save(self, slot: int) -> DeltaSnapshot:
-        """A copy of a slot in host memory, bit for bit."""
-        return DeltaSnapshot(self.window[:, slot].to("cpu", copy=True), self.recurrent[:, slot].to("cpu", copy=True))
+        """A copy of a slot on the same device, bit for bit."""
+        return DeltaSnapshot(self.window[:, slot].clone(), self.recurrent[:, slot].clone())
 
     def load(self, slot: int, snapshot: DeltaSnapshot) -> None:
         """Make a slot what it was when the snapshot was saved."""

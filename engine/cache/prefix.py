@@ -5,48 +5,69 @@ hold it. The tree owns one reference to each node's block. A sequence that reads
 own to all blocks of the path; a node no sequence reads and without children may be evicted, least recently used first.
 Since readers hold whole paths, everything below an unread node is unread too: all `pool.evictable` blocks can be had.
 
-State that is not addressed by token (a recurrent layer's) belongs at the node after which it was taken: a node is the
-place for a snapshot, and evicting the node is what releases it.
+In a hybrid model a prefix can be used only as far as a node with a snapshot of the recurrent state. Snapshots are owned
+by their nodes but forgotten by an order of their own, for a budget of their own. Blocks below the last snapshot of
+their path serve nobody; they are given back as soon as no sequence reads them.
+
+Who knows that a prefix will be wanted, or will not, may say so. Nodes note which conversations went through them: when
+a conversation is over, what was only its own is forgotten at once. A pinned prefix is read by nobody and yet kept.
 """
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from engine.cache.paged_kv import BlockPool
+from engine.cache.snapshots import Snapshot, SnapshotStore, Source
 
 
 @dataclass(eq=False)
 class PrefixNode:
-    """One full block: `tokens` are the block's own, `block` holds their keys and values."""
+    """One full block: `tokens` are the block's own, `block` holds their keys and values; -1 once evicted.
+
+    `holders` are the conversations that went through here; None stands for all requests that named none.
+    """
 
     tokens: tuple[int, ...]
-    block: int  # -1 once evicted
+    block: int
     parent: "PrefixNode | None"
+    depth: int = 0
     last_used: int = 0
+    snapshot: Snapshot | None = None
+    holders: set[str | None] = field(default_factory=set)
     children: dict[tuple[int, ...], "PrefixNode"] = field(default_factory=dict)
 
 
 class PrefixTree:
-    """Longest-prefix lookup over full blocks with LRU eviction. `hit_tokens` counts since start."""
+    """Longest-prefix lookup over full blocks with LRU eviction.
 
-    def __init__(self, pool: BlockPool, block_size: int) -> None:
+    A prefix is used up to a multiple of `grid` tokens, itself a multiple of the block size (the default). `snapshots`
+    is for hybrid models, which can start only where there is one.
+    """
+
+    def __init__(
+        self, pool: BlockPool, block_size: int, grid: int | None = None, snapshots: SnapshotStore | None = None
+    ) -> None:
         self.root = PrefixNode((), -1, None)
-        self.hit_tokens = 0
+        self.grid = grid or block_size
+        self.snapshots = snapshots
         self._pool = pool
         self._block_size = block_size
         self._size = 0
         self._clock = itertools.count(1)
         self._leaves: list[tuple[int, int, PrefixNode]] = []
         self._entries = itertools.count()
+        self._sessions: dict[str, set[PrefixNode]] = {}
+        self._pinned: dict[tuple[int, ...], list[PrefixNode]] = {}
 
     def __len__(self) -> int:
         """Blocks kept."""
         return self._size
 
-    def match(self, token_ids: Sequence[int]) -> list[PrefixNode]:
-        """The path of the longest cached prefix of `token_ids`, never all of it: one token must be left to compute."""
+    def walk(self, token_ids: Sequence[int]) -> list[PrefixNode]:
+        """The path of all cached blocks with which `token_ids` begins, but for its last token."""
         path, node = [], self.root
         for start in range(0, len(token_ids) - self._block_size, self._block_size):
             child = node.children.get(tuple(token_ids[start : start + self._block_size]))
@@ -56,30 +77,61 @@ class PrefixTree:
             node = child
         return path
 
-    def acquire(self, path: Sequence[PrefixNode]) -> list[int]:
+    def usable(self, path: Sequence[PrefixNode]) -> list[PrefixNode]:
+        """As much of a path from the root as a sequence may start from."""
+        stride = self.grid // self._block_size
+        length = len(path) - len(path) % stride
+        while self.snapshots is not None and length and path[length - 1].snapshot is None:
+            length -= stride
+        return list(path[:length])
+
+    def match(self, token_ids: Sequence[int]) -> list[PrefixNode]:
+        """The longest usable prefix of `token_ids`, never all of it: one token must be left to compute."""
+        return self.usable(self.walk(token_ids))
+
+    def acquire(self, path: Sequence[PrefixNode], session: str | None = None) -> list[int]:
         """Take a sequence's references to the blocks of `path` and mark it used."""
         blocks = [node.block for node in path]
         self._pool.retain(blocks)
-        self._touch(path)
+        self._touch(path, session)
         return blocks
 
-    def insert(self, parent: PrefixNode, tokens: tuple[int, ...], block: int) -> PrefixNode:
+    def insert(self, parent: PrefixNode, tokens: tuple[int, ...], block: int, session: str | None = None) -> PrefixNode:
         """Keep `block`, held by the caller, as the child of `parent`, or return the equal child kept already.
 
         When the returned node's block differs, the caller has a duplicate and should read the tree's in its place.
         """
         child = parent.children.get(tokens)
         if child is None:
-            child = PrefixNode(tokens, block, parent)
+            child = PrefixNode(tokens, block, parent, parent.depth + 1)
             parent.children[tokens] = child
             self._pool.mark_cached(block)
             self._size += 1
             self._push(child)
-        self._touch([child])
+        self._touch([child], session)
         return child
 
+    def save_state(self, node: PrefixNode, slot: int) -> bool:
+        """Keep the state in `slot`, after the last token of `node`; False when another was kept there already."""
+        if self.snapshots is None or node.snapshot is not None:
+            return False
+        node.snapshot = self.snapshots.save(slot, partial(self._lose_state, node))
+        return node.snapshot is not None
+
+    def load_state(self, node: PrefixNode, slot: int) -> Source:
+        """Load the snapshot at `node`; ValueError when there is none."""
+        if self.snapshots is None or node.snapshot is None:
+            raise ValueError("a state was asked of a node that keeps none")
+        return self.snapshots.load(node.snapshot, slot)
+
+    def drop_state(self, node: PrefixNode) -> None:
+        """Forget the snapshot at `node`, if it has one that is not pinned."""
+        if self.snapshots is not None and node.snapshot is not None and not node.snapshot.pinned:
+            self.snapshots.drop(node.snapshot)
+            self._lose_state(node)
+
     def evict(self, count: int) -> int:
-        """Forget up to `count` unread blocks, least recently used leaves first; returns how many were freed."""
+        """Forget at least `count` unread blocks, or all there are, least recently used leaves first; how many."""
         freed, in_use = 0, []
         while freed < count and self._leaves:
             stamp, _, node = heapq.heappop(self._leaves)
@@ -90,27 +142,92 @@ class PrefixTree:
             elif self._pool.references(node.block) > 1:
                 in_use.append(node)
             else:
-                self._remove(node)
-                freed += 1
+                freed += self._remove(node)
         for node in in_use:
             self._push(node)
         return freed
 
-    def _remove(self, node: PrefixNode) -> None:
-        parent = node.parent
-        self._pool.drop_cached(node.block)
-        self._size -= 1
-        if parent is None:
-            raise ValueError("the root of the prefix tree cannot be evicted")
-        del parent.children[node.tokens]
-        node.block = -1
-        if parent is not self.root and not parent.children:
-            self._push(parent)
+    def end_session(self, session: str) -> int:
+        """Forget what only this conversation went through; returns how many blocks were freed."""
+        nodes = self._sessions.pop(session, set())
+        own = [node for node in nodes if node.holders == {session}]
+        for node in nodes:
+            node.holders.discard(session)
+        # What lies below its own nodes is its own too: from the deepest on, each is a leaf when its turn comes.
+        own.sort(key=lambda node: -node.depth)
+        return sum(self._remove(node) for node in own if self._is_unread_leaf(node))
 
-    def _touch(self, path: Sequence[PrefixNode]) -> None:
+    def pin(self, token_ids: Sequence[int]) -> int:
+        """Keep the longest usable prefix of `token_ids` until `unpin_all`; returns its length in tokens."""
+        path = self.match([*token_ids, -1])
+        if path and tuple(token_ids) not in self._pinned:
+            self._pool.retain([node.block for node in path])
+            self._pinned[tuple(token_ids)] = path
+            self._mark_pinned(path, pinned=True)
+        return len(path) * self._block_size
+
+    def unpin_all(self) -> bool:
+        """Let all pinned prefixes be evicted like others; False when there were none."""
+        paths, self._pinned = list(self._pinned.values()), {}
+        for path in paths:
+            self._mark_pinned(path, pinned=False)
+            self._pool.release([node.block for node in path])
+        return bool(paths)
+
+    def _mark_pinned(self, path: Sequence[PrefixNode], *, pinned: bool) -> None:
+        snapshot = path[-1].snapshot
+        if snapshot is not None:
+            snapshot.pinned = pinned
+
+    def _remove(self, node: PrefixNode) -> int:
+        """Forget an unread leaf, and what above it is then of no use; returns how many blocks were freed."""
+        freed, leaf = 0, node
+        while True:
+            parent = self._forget(leaf)
+            freed += 1
+            if parent is self.root or parent.children:
+                return freed
+            self._push(parent)
+            if not self._is_useless(parent):
+                return freed
+            leaf = parent
+
+    def _forget(self, leaf: PrefixNode) -> PrefixNode:
+        """Take one leaf out of the tree; returns its parent."""
+        if leaf.parent is None:
+            raise ValueError("the root of the prefix tree cannot be evicted")
+        if self.snapshots is not None and leaf.snapshot is not None:
+            self.snapshots.drop(leaf.snapshot)
+            leaf.snapshot = None
+        for session in leaf.holders:
+            if session is not None:
+                self._sessions[session].discard(leaf)
+        self._pool.drop_cached(leaf.block)
+        self._size -= 1
+        del leaf.parent.children[leaf.tokens]
+        leaf.block = -1
+        return leaf.parent
+
+    def _is_unread_leaf(self, node: PrefixNode) -> bool:
+        return node.block >= 0 and not node.children and self._pool.references(node.block) == 1
+
+    def _lose_state(self, node: PrefixNode) -> None:
+        node.snapshot = None
+        if self._is_useless(node):
+            self._remove(node)
+
+    def _is_useless(self, node: PrefixNode) -> bool:
+        """Whether no text can start from a node or below it, and no sequence reads it."""
+        return self.snapshots is not None and node.snapshot is None and self._is_unread_leaf(node)
+
+    def _touch(self, path: Iterable[PrefixNode], session: str | None) -> None:
         now = next(self._clock)
         for node in path:
             node.last_used = now
+            if session not in node.holders:
+                node.holders.add(session)
+                if session is not None:
+                    self._sessions.setdefault(session, set()).add(node)
 
     def _push(self, leaf: PrefixNode) -> None:
         heapq.heappush(self._leaves, (leaf.last_used, next(self._entries), leaf))

@@ -1,6 +1,7 @@
 """The step loop: requests in, outputs of each step out."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.cache.delta_state import SlotPool, allocate_state, plan_state
-from engine.cache.paged_kv import BlockPool, allocate_cache, plan_blocks, usable_memory
-from engine.cache.prefix import PrefixTree
+from engine.cache.delta_state import allocate_state
+from engine.cache.paged_kv import allocate_cache, usable_memory
 from engine.config import EngineConfig
+from engine.core.memory import STATE_GRID, open_memory, plan_memory
 from engine.core.request import FinishReason, Request, SamplingParams, StepOutput
 from engine.core.runner import Runner, activation_dtype, cache_dtype
 from engine.core.sampler import choose, token_logprob
@@ -39,29 +40,19 @@ class Engine:
         model = checkpoint.config
         activations = activation_dtype(checkpoint.identity["quant"], device)
         keys = cache_dtype(activations, device)
-        memory = usable_memory(device)
-        blocks = plan_blocks(model, config, keys, memory - plan_state(model, config, activations, memory))
+        plan = plan_memory(model, config, activations, keys, usable_memory(device))
         self.config = config
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
-        self.max_context = min(config.max_context or model.max_position, blocks * config.block_size)
+        self.max_context = min(config.max_context or model.max_position, plan.blocks * config.block_size)
         self._vocabulary = min(model.vocab_size, self.tokenizer.vocab_size)
-        self._pool = BlockPool(blocks)
         state = allocate_state(model, config, activations, device)
-        self._slots = SlotPool(state) if state else None
-        self._prefix = PrefixTree(self._pool, config.block_size) if config.prefix_cache and state is None else None
-        if config.prefix_cache and state is not None:
-            logger.warning("prefix reuse is off: this model's DeltaNet states are not kept with the prefixes yet")
+        self._memory = open_memory(config, plan, state)
         self._scheduler = Scheduler(
-            self._pool,
-            self._prefix,
-            self._slots,
-            block_size=config.block_size,
-            max_running=config.max_running,
-            max_step_tokens=config.max_step_tokens,
+            self._memory, max_running=config.max_running, max_step_tokens=config.max_step_tokens
         )
         decoder = Decoder(model, checkpoint.weights, device, activations)
-        cache = allocate_cache(model, blocks, config.block_size, keys, device)
+        cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
         self._runner = Runner(decoder, replace(cache, delta=state.layers) if state else cache, device)
         self._sequences: dict[str, SequenceState] = {}
         self._seeds = Random()
@@ -105,15 +96,9 @@ class Engine:
         return {
             "running": len(self._scheduler.running),
             "waiting": len(self._scheduler.waiting),
-            "blocks_used": self._pool.held,
-            "blocks_cached": self._pool.evictable,
-            "blocks_total": self._pool.num_blocks,
-            "state_slots_used": self._slots.held if self._slots else 0,
-            "state_slots_total": self._slots.state.slots if self._slots else 0,
-            "prefix_hit_tokens": self._prefix.hit_tokens if self._prefix else 0,
-            "prompt_tokens": self._scheduler.prompt_tokens,
             "generated_tokens": self._generated,
             "preemptions": self._scheduler.preemptions,
+            **self._memory.stats(),
         }
 
     def logits(self, token_ids: Sequence[int]) -> Tensor:
@@ -128,16 +113,16 @@ class Engine:
             text=TextStream(self.tokenizer.detokenizer(), ()),
         )
         self._check_ids(sequence.token_ids, completion=0)
-        if not self._scheduler.borrow(sequence):
+        if not self._memory.borrow(sequence):
             raise UserError(f"{len(token_ids)} tokens need more KV blocks than running requests have left")
         parts = []
         try:
             while sequence.pending:
-                chunk = Chunk(sequence, min(sequence.pending, self.config.max_step_tokens))
+                chunk = Chunk(sequence, self._memory.next_tokens(sequence, self.config.max_step_tokens))
                 parts.append(self._runner.run([chunk], every_row=True).cpu())
                 sequence.computed += chunk.tokens
         finally:
-            self._scheduler.give_back(sequence)
+            self._memory.release(sequence)
         return torch.cat(parts)
 
     def _admit(self, request: Request) -> None:
@@ -184,18 +169,20 @@ class Engine:
         on DeltaNet's state in some layers: it is computed again from the sequence's first token.
         """
         sequence, start = chunk.sequence, chunk.start
-        if self._slots is not None and sequence.slot is not None:
-            self._slots.state.zero(sequence.slot)
+        if self._memory.slots is not None and sequence.slot is not None:
+            self._memory.slots.state.zero(sequence.slot)
             sequence.computed = 0
             while sequence.computed < start:
-                part = Chunk(sequence, min(start - sequence.computed, self.config.max_step_tokens))
+                budget = min(start - sequence.computed, self.config.max_step_tokens)
+                part = Chunk(sequence, self._memory.next_tokens(sequence, budget))
                 self._runner.run([part])
                 sequence.computed += part.tokens
         return self._logits([chunk])
 
     def _logits(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Rows for the sampler: on CPU, without the padding of the vocabulary."""
-        return list(self._runner.run(chunks)[:, : self._vocabulary].cpu())
+        batches = [[chunk] for chunk in chunks] if self.config.deterministic else [chunks]
+        return [row for batch in batches for row in self._runner.run(batch)[:, : self._vocabulary].cpu()]
 
     def _extend(self, sequence: SequenceState, logits: Tensor) -> StepOutput:
         try:
@@ -222,6 +209,7 @@ class Engine:
             finish_reason=reason,
             prompt_tokens=sequence.prompt_tokens,
             cached_tokens=sequence.cached_tokens or 0,
+            cache_source=sequence.cache_source,
             logprobs=logprobs,
         )
 
@@ -240,6 +228,7 @@ class Engine:
             finish_reason="error",
             prompt_tokens=sequence.prompt_tokens,
             cached_tokens=sequence.cached_tokens or 0,
+            cache_source=sequence.cache_source,
             error=f"{type(error).__name__}: {error}",
         )
 
@@ -252,4 +241,18 @@ def _check(config: EngineConfig) -> None:
         raise UserError(
             f"max_step_tokens {config.max_step_tokens} is below max_running {config.max_running}: "
             "a step must hold one token of every running request"
+        )
+    if config.deterministic:
+        _check_tile(config)
+
+
+def _check_tile(config: EngineConfig) -> None:
+    unit = math.lcm(STATE_GRID, config.block_size)
+    if config.prefill_tile < 1 or config.prefill_tile % unit:
+        raise UserError(f"prefill_tile is {config.prefill_tile}; it must be a multiple of {unit}")
+    least = config.max_running + config.prefill_tile
+    if config.max_step_tokens < least:
+        raise UserError(
+            f"max_step_tokens {config.max_step_tokens} is below {least}: a deterministic step must hold a prefill tile "
+            "beside one token of every running request"
         )

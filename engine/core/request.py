@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engine.cache.snapshots import Source
 from engine.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -78,14 +79,19 @@ class StepOutput:
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    cache_source: Source | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """One generation: prompt ids and how to sample."""
+    """One generation: prompt ids and how to sample.
+
+    `session_id` names the conversation it belongs to, so that `Engine.end_session` can forget it exactly.
+    """
 
     request_id: str
     prompt_ids: tuple[int, ...]
     params: SamplingParams
+    session_id: str | None = None

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from engine.cache.prefix import PrefixNode
+from engine.cache.snapshots import Source
 from engine.core.request import Request
 from engine.core.text_stream import TextStream
 
@@ -15,7 +16,9 @@ class SequenceState:
     `token_ids` are the prompt and all that was generated; the first `computed` of them have keys and values in
     `blocks`, and have gone into the DeltaNet state in `slot` if the model has one. The first `cached_blocks` blocks are
     in the prefix tree, `node` being the last of them. `rng` survives preemption, so that a request's text does not
-    depend on when it was interrupted.
+    depend on when it was interrupted. `marks` are the lengths at which its state is to be kept for others, and
+    `answer_node` the place of the latest that was kept while it generated. `cached_tokens` of the prompt were found in
+    the cache, their state in the tier `cache_source`; `lost_tokens` had been computed when it was last preempted.
     """
 
     request: Request
@@ -27,7 +30,11 @@ class SequenceState:
     slot: int | None = None
     computed: int = 0
     cached_blocks: int = 0
+    marks: tuple[int, ...] = ()
+    answer_node: PrefixNode | None = None
     cached_tokens: int | None = None
+    cache_source: Source | None = None
+    lost_tokens: int = 0
 
     @property
     def pending(self) -> int:

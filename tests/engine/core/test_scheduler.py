@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from engine.cache.paged_kv import BlockPool
 from engine.cache.prefix import PrefixNode, PrefixTree
+from engine.core.memory import Memory
 from engine.core.request import Request, SamplingParams
 from engine.core.scheduler import Scheduler
 from engine.core.sequence import SequenceState
@@ -22,7 +23,8 @@ class World:
     def __init__(self, num_blocks: int, prefix: bool) -> None:
         self.pool = BlockPool(num_blocks)
         self.tree = PrefixTree(self.pool, BLOCK) if prefix else None
-        self.scheduler = Scheduler(self.pool, self.tree, block_size=BLOCK, max_running=RUNNING, max_step_tokens=BUDGET)
+        memory = Memory(self.pool, self.tree, block_size=BLOCK)
+        self.scheduler = Scheduler(memory, max_running=RUNNING, max_step_tokens=BUDGET)
         self.arrivals: list[SequenceState] = []
         self.lengths: dict[str, int] = {}
         self.done: set[str] = set()
