@@ -33,8 +33,8 @@ class LLM:
     ) -> list[Completion]:
         """Complete each prompt (text, or token ids), in the order given.
 
-        One SamplingParams serves all prompts, or there is one for each. UserError when a prompt cannot be served; then
-        nothing is generated.
+        One SamplingParams serves all prompts, or there is one for each; with `n` above 1 a prompt gives that many
+        completions one after the other. UserError when a prompt cannot be served; then nothing is generated.
         """
         listed: Sequence[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
         wishes = _for_each(params or SamplingParams(), len(listed))
@@ -42,11 +42,15 @@ class LLM:
             Request(f"prompt {number}", self._ids(prompt), wish)
             for number, (prompt, wish) in enumerate(zip(listed, wishes, strict=True))
         ]
-        completions = {request.request_id: _empty(request) for request in requests}
+        completions = {
+            (request.request_id, index): _empty(request, index)
+            for request in requests
+            for index in range(request.params.n)
+        }
         self._submit(requests)
         while self.engine.has_work:
             for output in self.engine.step():
-                _absorb(completions[output.request_id], output)
+                _absorb(completions[output.request_id, output.index], output)
         return list(completions.values())
 
     def logits(self, token_ids: Sequence[int]) -> Tensor:
@@ -79,8 +83,8 @@ def _for_each(params: SamplingParams | Sequence[SamplingParams], count: int) -> 
     return params
 
 
-def _empty(request: Request) -> Completion:
-    completion = Completion([], "", "error", len(request.prompt_ids))
+def _empty(request: Request, index: int) -> Completion:
+    completion = Completion([], "", "error", len(request.prompt_ids), index=index)
     completion.logprobs = None if request.params.logprobs is None else []
     return completion
 

@@ -13,12 +13,14 @@ from torch import Tensor
 from engine.cache.delta_state import allocate_state
 from engine.cache.paged_kv import allocate_cache, usable_memory
 from engine.config import EngineConfig
+from engine.core.grammar import GrammarCompiler
 from engine.core.memory import STATE_GRID, open_memory, plan_memory
+from engine.core.penalties import Penalties
 from engine.core.request import FinishReason, Request, SamplingParams, StepOutput
 from engine.core.runner import Runner, activation_dtype, cache_dtype
-from engine.core.sampler import choose, token_logprob
+from engine.core.sampler import sample, token_logprob
 from engine.core.scheduler import Scheduler
-from engine.core.sequence import Chunk, SequenceState
+from engine.core.sequence import Choices, Chunk, SequenceState
 from engine.core.text_stream import TextStream
 from engine.errors import ContextLengthError, RequestError, UserError
 from engine.model.decoder import Decoder
@@ -54,30 +56,43 @@ class Engine:
         decoder = Decoder(model, checkpoint.weights, device, activations)
         cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
         self._runner = Runner(decoder, replace(cache, delta=state.layers) if state else cache, device)
-        self._sequences: dict[str, SequenceState] = {}
+        self._grammars = GrammarCompiler(self.tokenizer, self._vocabulary)
+        self._device = device
+        self._requests: dict[str, Choices] = {}
         self._seeds = Random()
         self._generated = 0
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return bool(self._requests)
+
+    def prepare(self, params: SamplingParams) -> None:
+        """Check `params` and compile their grammar, so that `add` need not; RequestError as `add` raises it.
+
+        Compiling takes up to seconds and nothing of the step loop: this method, unlike the others, is thread-safe.
+        """
+        params.check()
+        outside = [token for token in params.logit_bias if not 0 <= token < self._vocabulary]
+        if outside:
+            raise RequestError(
+                f"logit_bias names token id {outside[0]}; this model's are 0..{self._vocabulary - 1}",
+                param="logit_bias",
+            )
+        if params.grammar is not None:
+            self._grammars.compile(params.grammar)
 
     def add(self, request: Request) -> None:
         """Queue a request; RequestError (ContextLengthError) when it can never be served."""
         self._admit(request)
-        seed = request.params.seed
-        self._sequences[request.request_id] = sequence = SequenceState(
-            request=request,
-            token_ids=list(request.prompt_ids),
-            rng=Random(self._seeds.getrandbits(64) if seed is None else seed),
-            text=TextStream(self.tokenizer.detokenizer(), request.params.stop),
-        )
-        self._scheduler.add(sequence)
+        seed = self._seeds.getrandbits(64) if request.params.seed is None else request.params.seed
+        first, *others = [self._choice(request, seed, index) for index in range(request.params.n)]
+        self._requests[request.request_id] = Choices([first], others)
+        self._scheduler.add(first)
 
     def abort(self, request_id: str) -> None:
         """Forget a request and free what it holds; nothing happens when it is unknown or finished."""
-        sequence = self._sequences.pop(request_id, None)
-        if sequence is not None:
+        choices = self._requests.pop(request_id, None)
+        for sequence in choices.scheduled if choices is not None else ():
             self._scheduler.remove(sequence)
 
     def step(self) -> list[StepOutput]:
@@ -89,7 +104,7 @@ class Engine:
         ended = [chunk.sequence for chunk in chunks if chunk.reaches_end]
         for chunk in chunks:
             self._scheduler.commit(chunk)
-        return outputs + [self._extend(sequence, row) for sequence, row in zip(ended, logits, strict=True)]
+        return outputs + self._extend(ended, logits)
 
     def stats(self) -> dict[str, Any]:
         """Counters for a monitor: queue lengths, blocks, prefix hits and generated tokens since start."""
@@ -126,10 +141,25 @@ class Engine:
         return torch.cat(parts)
 
     def _admit(self, request: Request) -> None:
-        if request.request_id in self._sequences:
+        if request.request_id in self._requests:
             raise RequestError(f"request id {request.request_id!r} is in use already")
-        request.params.check()
+        self.prepare(request.params)
         self._check_ids(request.prompt_ids, request.params.max_tokens)
+
+    def _choice(self, request: Request, seed: int, index: int) -> SequenceState:
+        params = request.params
+        return SequenceState(
+            request=request,
+            token_ids=list(request.prompt_ids),
+            # Unsigned, because a negative seed would draw as its opposite does.
+            rng=Random((seed + index) % 2**64),
+            text=TextStream(self.tokenizer.detokenizer(), params.stop),
+            index=index,
+            penalties=Penalties(params, request.prompt_ids, self._vocabulary, self._device)
+            if Penalties.wanted(params)
+            else None,
+            matcher=None if params.grammar is None else self._grammars.matcher(params.grammar),
+        )
 
     def _check_ids(self, ids: Sequence[int], completion: int) -> None:
         if not ids:
@@ -144,8 +174,8 @@ class Engine:
                 f"but the context is {self.max_context} tokens: shorten the prompt or lower max_tokens"
             )
 
-    def _forward(self, chunks: list[Chunk]) -> tuple[list[Chunk], list[Tensor], list[StepOutput]]:
-        """The chunks that could be computed, the logits [vocab] of those that reach an end, and failed requests' ends.
+    def _forward(self, chunks: list[Chunk]) -> tuple[list[Chunk], Tensor, list[StepOutput]]:
+        """The chunks that could be computed, logits [R, vocab] of those that reach an end, and failed requests' ends.
 
         When a batch fails, each chunk is run alone to find who is at fault.
         """
@@ -153,16 +183,16 @@ class Engine:
             return chunks, self._logits(chunks), []
         except Exception:
             logger.exception("a step of %d requests failed; running each alone", len(chunks))
-        computed, logits, failures = [], [], []
+        computed, logits, failures = [], [torch.empty(0, self._vocabulary, device=self._device)], []
         for chunk in chunks:
             try:
-                logits += self._logits_alone(chunk)
+                logits.append(self._logits_alone(chunk))
                 computed.append(chunk)
             except Exception as error:
                 failures.append(self._fail(chunk.sequence, error))
-        return computed, logits, failures
+        return computed, torch.cat(logits), failures
 
-    def _logits_alone(self, chunk: Chunk) -> list[Tensor]:
+    def _logits_alone(self, chunk: Chunk) -> Tensor:
         """Rows for the sampler of a chunk whose batch failed.
 
         Writing the same keys and values to the same places again changes nothing, but the failed step may have moved
@@ -179,29 +209,39 @@ class Engine:
                 sequence.computed += part.tokens
         return self._logits([chunk])
 
-    def _logits(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Rows for the sampler: on CPU, without the padding of the vocabulary."""
+    def _logits(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Rows for the sampler, without the padding of the vocabulary."""
         batches = [[chunk] for chunk in chunks] if self.config.deterministic else [chunks]
-        return [row for batch in batches for row in self._runner.run(batch)[:, : self._vocabulary].cpu()]
+        rows = [self._runner.run(batch) for batch in batches]
+        return (rows[0] if len(rows) == 1 else torch.cat(rows))[:, : self._vocabulary]
 
-    def _extend(self, sequence: SequenceState, logits: Tensor) -> StepOutput:
-        try:
-            token = choose(logits, sequence.request.params, sequence.rng)
-            return self._append(sequence, token, logits)
-        except Exception as error:
-            return self._fail(sequence, error)
+    def _extend(self, sequences: Sequence[SequenceState], logits: Tensor) -> list[StepOutput]:
+        """Sample a token for each sequence from its row of `logits`."""
+        outputs = []
+        for sequence, row, token in zip(sequences, logits, sample(logits, sequences), strict=True):
+            try:
+                outputs.append(self._append(sequence, token, row))
+            except Exception as error:
+                outputs.append(self._fail(sequence, error))
+        return outputs
 
-    def _append(self, sequence: SequenceState, token: int, logits: Tensor) -> StepOutput:
+    def _append(self, sequence: SequenceState, token: int | Exception, logits: Tensor) -> StepOutput:
+        if isinstance(token, Exception):
+            raise token
         params = sequence.request.params
         logprobs = () if params.logprobs is None else (token_logprob(logits, token, params.logprobs),)
+        for follower in (sequence.penalties, sequence.matcher):
+            if follower is not None:
+                follower.accept([token])
         sequence.token_ids.append(token)
         self._generated += 1
+        self._release_held(self._requests[sequence.request.request_id])
         is_stop = token in params.stop_token_ids or (not params.ignore_eos and token in self.tokenizer.stop_ids)
         text = "" if is_stop else sequence.text.push([token])
         reason = self._finish_reason(sequence, is_stop)
         if reason is not None:
             text += sequence.text.finish()
-            self.abort(sequence.request.request_id)
+            self._end(sequence)
         return StepOutput(
             request_id=sequence.request.request_id,
             token_ids=(token,),
@@ -211,17 +251,33 @@ class Engine:
             cached_tokens=sequence.cached_tokens or 0,
             cache_source=sequence.cache_source,
             logprobs=logprobs,
+            index=sequence.index,
         )
 
     def _finish_reason(self, sequence: SequenceState, is_stop: bool) -> FinishReason | None:
-        if is_stop or sequence.text.stopped:
+        if is_stop or sequence.text.stopped or (sequence.matcher is not None and sequence.matcher.is_finished):
             return "stop"
         return "length" if sequence.generated >= sequence.request.params.max_tokens else None
 
+    def _end(self, sequence: SequenceState) -> None:
+        """Free what one choice holds; the request is forgotten with its last."""
+        self._scheduler.remove(sequence)
+        choices = self._requests[sequence.request.request_id]
+        choices.scheduled.remove(sequence)
+        self._release_held(choices)
+        if not choices.scheduled:
+            del self._requests[sequence.request.request_id]
+
+    def _release_held(self, choices: Choices) -> None:
+        for sequence in choices.held:
+            self._scheduler.add(sequence)
+        choices.scheduled += choices.held
+        choices.held = []
+
     def _fail(self, sequence: SequenceState, error: Exception) -> StepOutput:
-        """End one request because of an error that is not the caller's."""
+        """End one choice because of an error that is not the caller's."""
         logger.error("request %s failed: %s", sequence.request.request_id, error, exc_info=error)
-        self.abort(sequence.request.request_id)
+        self._end(sequence)
         return StepOutput(
             request_id=sequence.request.request_id,
             text=sequence.text.finish(),
@@ -230,6 +286,7 @@ class Engine:
             cached_tokens=sequence.cached_tokens or 0,
             cache_source=sequence.cache_source,
             error=f"{type(error).__name__}: {error}",
+            index=sequence.index,
         )
 
 

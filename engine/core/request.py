@@ -1,6 +1,7 @@
 """What a caller asks of the engine and what it gets back."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,14 +9,31 @@ from engine.cache.snapshots import Source
 from engine.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
+GrammarKind = Literal["json_schema", "json_object", "regex", "ebnf"]
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The language that a whole completion must belong to.
+
+    `text` is a JSON schema (as JSON), a regular expression that the whole text matches, or an EBNF grammar whose first
+    rule is `root`; "json_object" (any JSON object) needs none. `param` is the field that errors about it name.
+    """
+
+    kind: GrammarKind
+    text: str = ""
+    param: str = field(default="grammar", compare=False)
 
 
 @dataclass(frozen=True)
 class SamplingParams:
     """How the next token is chosen.
 
-    `temperature` 0 is greedy. `seed` makes a request's text repeatable whatever else is in the batch. `logprobs` is
-    the number of alternatives to report per token (0: the chosen token's own only; None: none at all).
+    `temperature` 0 is greedy. `seed` makes a request's text repeatable whatever else is in the batch; the i-th of `n`
+    choices draws as a request with `seed + i` does. `presence_penalty` and `frequency_penalty` count generated tokens,
+    `repetition_penalty` those of the prompt as well; `logit_bias` maps token ids to what is added to their logits.
+    `logprobs` is the number of alternatives to report per token (0: the chosen token's own only; None: none at all);
+    they are the model's own, before penalties, bias, grammar and temperature. `grammar` constrains the whole text.
     """
 
     max_tokens: int = 256
@@ -28,6 +46,12 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    n: int = 1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    grammar: Grammar | None = None
 
     def check(self) -> None:
         """RequestError that names the first field out of range."""
@@ -38,6 +62,11 @@ class SamplingParams:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
             ("logprobs", self.logprobs is None or self.logprobs >= 0, "0 or more"),
+            ("n", self.n >= 1, "at least 1"),
+            ("presence_penalty", math.isfinite(self.presence_penalty), "a finite number"),
+            ("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "a finite number above 0"),
+            ("logit_bias", all(map(math.isfinite, self.logit_bias.values())), "finite numbers by token id"),
         ):
             if not ok:
                 raise RequestError(f"{name} is {getattr(self, name)}; it must be {right}", param=name)
@@ -54,7 +83,10 @@ class TokenLogprob:
 
 @dataclass
 class Completion:
-    """A finished generation. `text` ends before the stop string; `cached_tokens` prompt tokens were not recomputed."""
+    """A finished generation. `text` ends before the stop string; `cached_tokens` prompt tokens were not recomputed.
+
+    `index` counts the `n` choices of one request.
+    """
 
     token_ids: list[int]
     text: str
@@ -63,11 +95,12 @@ class Completion:
     cached_tokens: int = 0
     logprobs: list[TokenLogprob] | None = None
     error: str | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step produced for one request: new ids, the text they complete, and the reason if it ended.
+    """What one step produced for choice `index` of a request: new ids, the text they complete, the reason if it ended.
 
     `text` holds only characters that can no longer become part of a stop string or a split UTF-8 sequence, so the
     concatenation over all steps is the completion's text.
@@ -82,6 +115,7 @@ class StepOutput:
     cache_source: Source | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     error: str | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True)

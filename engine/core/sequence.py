@@ -5,6 +5,8 @@ from random import Random
 
 from engine.cache.prefix import PrefixNode
 from engine.cache.snapshots import Source
+from engine.core.grammar import Matcher
+from engine.core.penalties import Penalties
 from engine.core.request import Request
 from engine.core.text_stream import TextStream
 
@@ -35,6 +37,9 @@ class SequenceState:
     cached_tokens: int | None = None
     cache_source: Source | None = None
     lost_tokens: int = 0
+    index: int = 0
+    penalties: Penalties | None = None
+    matcher: Matcher | None = None
 
     @property
     def pending(self) -> int:
@@ -48,6 +53,17 @@ class SequenceState:
     @property
     def generated(self) -> int:
         return len(self.token_ids) - self.prompt_tokens
+
+
+@dataclass(eq=False)
+class Choices:
+    """The sequences of one request that have not ended.
+
+    Those in `held` wait until the first has computed the prompt, which they then find in the prefix tree.
+    """
+
+    scheduled: list[SequenceState]
+    held: list[SequenceState]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,20 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from engine.core import sampler
-from engine.core.request import SamplingParams
+from engine.core.penalties import Penalties
+from engine.core.request import Request, SamplingParams
+from engine.core.sequence import SequenceState
+from engine.core.text_stream import TextStream
+from engine.weights.loader import Checkpoint
+
+FILTERS = {
+    "temperature": st.floats(0.2, 3),
+    "top_k": st.integers(0, 50),
+    "top_p": st.floats(0.05, 1.0),
+    "min_p": st.floats(0, 0.5),
+}
+PARAMS = st.builds(SamplingParams, **FILTERS)
+LOGITS = st.lists(st.integers(-128, 128).map(lambda n: n / 16), min_size=2, max_size=40, unique=True)
 
 
 def reference(logits: list[float], params: SamplingParams) -> dict[int, float]:
@@ -37,47 +50,126 @@ def reference(logits: list[float], params: SamplingParams) -> dict[int, float]:
 
 
 def found(logits: list[float], params: SamplingParams) -> dict[int, float]:
-    result = sampler.distribution(torch.tensor(logits), params)
-    ids = range(len(logits)) if result.ids is None else result.ids.tolist()
-    shares = (result.probabilities / result.probabilities.sum()).tolist()
-    return {token: share for token, share in zip(ids, shares, strict=True) if share > 0}
+    """The shares of the tokens, read off the cumulative distribution that the sampler inverts."""
+    probabilities = (torch.tensor([logits]).double() / params.temperature).softmax(-1)
+    ((_, (cumulative, ids)),) = sampler._candidates(probabilities, [params])
+    listed = range(len(logits)) if ids is None else ids[0].tolist()
+    shares = cumulative[0].diff(prepend=torch.zeros(1, dtype=torch.float64)) / cumulative[0, -1]
+    return {token: share for token, share in zip(listed, shares.tolist(), strict=True) if share > 0}
+
+
+def sequence(params: SamplingParams, checkpoint: Checkpoint, prompt: tuple[int, ...] = (1,)) -> SequenceState:
+    text = TextStream(checkpoint.tokenizer.detokenizer(), ())
+    return SequenceState(Request("a", prompt, params), list(prompt), Random(params.seed), text)
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    logits=st.lists(st.integers(-128, 128).map(lambda n: n / 16), min_size=2, max_size=40, unique=True),
-    temperature=st.floats(0.2, 3),
-    top_k=st.integers(0, 50),
-    top_p=st.floats(0.05, 1.0),
-    min_p=st.floats(0, 0.5),
-    candidates=st.integers(1, 50),
-)
-def test_distribution_equals_the_reference(logits, temperature, top_k, top_p, min_p, candidates) -> None:
-    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+@given(logits=LOGITS, params=PARAMS, candidates=st.integers(1, 50))
+def test_distribution_equals_the_reference(logits: list[float], params: SamplingParams, candidates: int) -> None:
     want = reference(logits, params)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler, "NUCLEUS_CANDIDATES", candidates)
+        patch.setattr(sampler, "CANDIDATES", candidates)
         got = found(logits, params)
     assert sum(abs(got.get(token, 0) - want.get(token, 0)) for token in got.keys() | want.keys()) < 1e-6
 
 
-def test_draws_follow_the_distribution() -> None:
-    params = SamplingParams(temperature=0.7, top_k=5)
-    logits = torch.tensor([0.3, 1.0, -0.5, 2.0, 1.5, -3.0, 0.9])
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(st.tuples(PARAMS, st.floats(0, 1, exclude_max=True), st.integers(0, 2**32)), min_size=1, max_size=6),
+    coarse=st.booleans(),
+    candidates=st.integers(1, 50),
+)
+def test_a_draw_is_allowed_and_the_same_alone_and_in_a_batch(
+    rows: list[tuple[SamplingParams, float, int]], coarse: bool, candidates: int
+) -> None:
+    """`coarse` logits have many ties, which an unstable sort could break differently in a batch."""
+    logits = torch.stack([torch.randn(40, generator=torch.Generator().manual_seed(seed)) * 3 for _, _, seed in rows])
+    logits = logits.round() if coarse else logits
+    params, uniforms = [row[0] for row in rows], [row[1] for row in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "CANDIDATES", candidates)
+        together = sampler.draw(logits, params, uniforms)
+        alone = [sampler.draw(logits[i : i + 1], params[i : i + 1], uniforms[i : i + 1])[0] for i in range(len(rows))]
+    assert together == alone
+    for row, token, one in zip(logits.tolist(), together, params, strict=True):
+        allowed = reference(row, one)
+        # Of equally likely tokens at the cut, any may be the one that stays.
+        assert any(math.isclose(row[token], row[other]) for other in allowed)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=0.7, top_k=5),
+        SamplingParams(temperature=1.5, top_p=0.8),
+        SamplingParams(temperature=1.0, min_p=0.15),
+        SamplingParams(temperature=1.3, top_k=5, top_p=0.9, min_p=0.1),
+        SamplingParams(temperature=2.0),
+    ],
+    ids=repr,
+)
+def test_draws_follow_the_distribution(params: SamplingParams) -> None:
+    logits = [0.3, 1.0, -0.5, 2.0, 1.5, -3.0, 0.9]
     rng = Random(11)
-    counts = Counter(sampler.choose(logits, params, rng) for _ in range(4000))
-    shares = reference(logits.tolist(), params)
-    assert counts.keys() == shares.keys()
+    counts = Counter(sampler.draw(torch.tensor([logits] * 4000), [params] * 4000, [rng.random() for _ in range(4000)]))
+    shares = reference(logits, params)
+    assert counts.keys() <= shares.keys()
     assert chisquare([counts[t] for t in shares], [4000 * p for p in shares.values()]).pvalue > 1e-3
 
 
-def test_greedy_takes_the_likeliest_and_draws_nothing() -> None:
-    rng = Random(1)
-    state = rng.getstate()
-    assert sampler.choose(torch.tensor([0.0, 3.0, 1.0]), SamplingParams(temperature=0), rng) == 1
-    assert rng.getstate() == state
+def adjusted(logits: list[float], params: SamplingParams, prompt: list[int], generated: list[int]) -> list[float]:
+    """The formulas, one token at a time, in float64."""
+    result = []
+    for token, logit in enumerate(logits):
+        if token in prompt or token in generated:
+            logit = logit / params.repetition_penalty if logit > 0 else logit * params.repetition_penalty
+        count = generated.count(token)
+        logit -= count * params.frequency_penalty + (count > 0) * params.presence_penalty
+        result.append(logit + params.logit_bias.get(token, 0.0))
+    return result
 
 
-def test_logits_that_are_not_numbers_are_an_error() -> None:
-    with pytest.raises(ValueError, match="not numbers"):
-        sampler.choose(torch.tensor([0.0, math.nan]), SamplingParams(), Random(1))
+TOKENS = st.lists(st.integers(0, 11), max_size=12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    logits=st.lists(st.floats(-8, 8, width=32), min_size=10, max_size=10),
+    params=st.builds(
+        SamplingParams,
+        presence_penalty=st.just(0.0) | st.floats(-2, 2),
+        frequency_penalty=st.just(0.0) | st.floats(-2, 2),
+        repetition_penalty=st.just(1.0) | st.floats(0.5, 2),
+        logit_bias=st.dictionaries(st.integers(0, 9), st.floats(-100, 100), max_size=3),
+    ),
+    prompt=TOKENS,
+    generated=st.lists(st.integers(0, 9), max_size=12),
+)
+def test_penalties_equal_their_formulas(
+    logits: list[float], params: SamplingParams, prompt: list[int], generated: list[int]
+) -> None:
+    """A prompt may hold padding rows, here 10 and 11, which the sampler never sees."""
+    penalties = Penalties(params, prompt, 10, torch.device("cpu"))
+    penalties.accept(generated[:2])
+    penalties.accept(generated[2:])
+    row = torch.tensor(logits)
+    penalties.apply(row)
+    want = adjusted(logits, params, prompt, generated)
+    assert row.tolist() == pytest.approx(want, rel=1e-5, abs=1e-4)
+    assert Penalties.wanted(params) or want == logits
+
+
+def test_greedy_takes_the_likeliest_and_draws_nothing(checkpoint: Checkpoint) -> None:
+    greedy = sequence(SamplingParams(temperature=0, seed=1), checkpoint)
+    state = greedy.rng.getstate()
+    assert sampler.sample(torch.tensor([[0.0, 3.0, 1.0]]), [greedy]) == [1]
+    assert greedy.rng.getstate() == state
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_are_not_numbers_are_errors_of_their_own(checkpoint: Checkpoint, temperature: float) -> None:
+    bad = sequence(SamplingParams(temperature=temperature, seed=1), checkpoint)
+    good = sequence(SamplingParams(temperature=0), checkpoint)
+    error, token = sampler.sample(torch.tensor([[0.0, math.nan], [0.0, 1.0]]), [bad, good])
+    assert "not numbers" in str(error)
+    assert token == 1
