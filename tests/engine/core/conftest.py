@@ -1,15 +1,17 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from engine.config import EngineConfig, ModelConfig
 from engine.core.engine import Engine
-from engine.core.request import Completion, Request, SamplingParams
-from engine.quant.formats import pack
+from engine.quant.formats import Packed, pack, repack
+from engine.quant.linear import PackedExperts, repack_experts
 from engine.text.tokenizer import Tokenizer
 from engine.weights.layout import tensor_specs
 from engine.weights.loader import Checkpoint
+from engine.weights.synthetic import SHAPES, SyntheticSource
 
 PADDING = 16
 """Rows of the vocabulary that stand for no token."""
@@ -60,25 +62,26 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(config, weights, tokenizer, None, {"quant": "f32"})
 
 
+@pytest.fixture(scope="session")
+def hybrid() -> Checkpoint:
+    """A tiny random qwen3_next over bytes: three linear layers and one of attention."""
+    config = replace(
+        SHAPES["tiny"], vocab_size=300, hidden_size=64, num_layers=4, layer_types=SHAPES["tiny"].layer_types[:4]
+    )
+    source, weights = SyntheticSource(config, seed=5), {}
+    for spec in tensor_specs(config):
+        stored = source.read(spec)
+        if isinstance(stored, Packed):
+            stored = repack(stored, "f32")
+        elif isinstance(stored, PackedExperts):
+            stored = repack_experts(stored, "f32")
+        weights[spec.name] = stored
+    return Checkpoint(config, weights, source.tokenizer(), None, {"quant": "f32"})
+
+
 @pytest.fixture
 def make_engine(checkpoint: Checkpoint) -> Callable[..., Engine]:
     def make(**limits: int | bool) -> Engine:
         return Engine(checkpoint, EngineConfig(**{"num_blocks": 64, "max_step_tokens": 48, **limits}))  # type: ignore[arg-type]
 
     return make
-
-
-def run(engine: Engine, wishes: dict[str, tuple[list[int], SamplingParams]]) -> dict[str, Completion]:
-    """Drive the engine until every wish is answered."""
-    for name, (ids, params) in wishes.items():
-        engine.add(Request(name, tuple(ids), params))
-    done = {name: Completion([], "", "error", len(ids), logprobs=[]) for name, (ids, _) in wishes.items()}
-    while engine.has_work:
-        for output in engine.step():
-            completion = done[output.request_id]
-            completion.token_ids += output.token_ids
-            completion.text += output.text
-            completion.cached_tokens, completion.error = output.cached_tokens, output.error
-            completion.logprobs = [*(completion.logprobs or []), *output.logprobs]
-            completion.finish_reason = output.finish_reason or completion.finish_reason
-    return done

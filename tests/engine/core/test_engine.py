@@ -3,7 +3,7 @@ from random import Random
 
 import pytest
 import torch
-from conftest import run
+from engine_runs import run
 from torch import Tensor
 
 from engine.core.engine import Engine

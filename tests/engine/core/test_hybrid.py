@@ -6,38 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import run
+from engine_runs import run
 from torch import Tensor
 
 from engine.config import EngineConfig
 from engine.core.engine import Engine
 from engine.core.request import Request, SamplingParams
 from engine.core.sequence import Chunk
-from engine.quant.formats import Packed, repack
-from engine.quant.linear import PackedExperts, repack_experts
-from engine.weights.layout import tensor_specs
 from engine.weights.loader import Checkpoint
-from engine.weights.synthetic import SHAPES, SyntheticSource
 
 LENGTHS = {"long": 150, "short": 3, "other": 70}
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
 MakeEngine = Callable[..., Engine]
-
-
-@pytest.fixture(scope="module")
-def hybrid() -> Checkpoint:
-    config = replace(
-        SHAPES["tiny"], vocab_size=300, hidden_size=64, num_layers=4, layer_types=SHAPES["tiny"].layer_types[:4]
-    )
-    source, weights = SyntheticSource(config, seed=5), {}
-    for spec in tensor_specs(config):
-        stored = source.read(spec)
-        if isinstance(stored, Packed):
-            stored = repack(stored, "f32")
-        elif isinstance(stored, PackedExperts):
-            stored = repack_experts(stored, "f32")
-        weights[spec.name] = stored
-    return Checkpoint(config, weights, source.tokenizer(), None, {"quant": "f32"})
 
 
 @pytest.fixture
