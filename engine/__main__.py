@@ -131,6 +131,42 @@ def bench_prefill(
     _print_json(prefill(_load(model, quant, device, max_running=1, max_context=tokens + 1), tokens))
 
 
+@bench.command(name="agent")
+def bench_agent(
+    model: Model,
+    quant: Quant = "as-stored",
+    conversations: Annotated[int, typer.Option(help="conversations that run side by side")] = 8,
+    turns: Annotated[int, typer.Option(help="requests of each, one after another")] = 12,
+    first_prompt: Annotated[int, typer.Option(help="tokens of the first prompt")] = 6000,
+    generated: Annotated[int, typer.Option(help="tokens of each answer")] = 150,
+    tool_tokens: Annotated[int, typer.Option(help="new tokens of each later prompt")] = 900,
+    prefix_cache: Annotated[bool, typer.Option(help="reuse what earlier turns computed")] = True,
+    deterministic: Annotated[bool, typer.Option(help="fixed tiles, so that the cache changes no text")] = True,
+    check: Annotated[
+        bool, typer.Option("--check", help="run again without the cache; status 1 if texts differ")
+    ] = False,
+    device: Device = None,
+) -> None:
+    """Replay an agent's conversations and print as JSON what the cache saved."""
+    from engine.measure.trace import Trace, replay
+
+    trace = Trace(conversations, turns, first_prompt, generated, tool_tokens)
+    trace.check()
+
+    def run(cached: bool) -> dict[str, Any]:
+        limits = {"max_running": conversations, "max_context": trace.context, "deterministic": deterministic}
+        return replay(_load(model, quant, device, prefix_cache=cached, **limits), trace)
+
+    figures = run(prefix_cache)
+    if not check:
+        _print_json(figures)
+        return
+    cold = run(False)
+    same = cold["text_sha256"] == figures["text_sha256"]
+    _print_json(figures | {"identical_text": same, "without_cache": cold})
+    raise typer.Exit(0 if same else 1)
+
+
 @app.command()
 def inspect(model: Model, quant: Quant = "as-stored") -> None:
     """Print what the model is and the bytes its weights take in memory, per class of tensors, as JSON."""

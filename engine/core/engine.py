@@ -59,6 +59,7 @@ class Engine:
         self._grammars = GrammarCompiler(self.tokenizer, self._vocabulary)
         self._device = device
         self._requests: dict[str, Choices] = {}
+        self._over: set[str] = set()
         self._seeds = Random()
         self._generated = 0
 
@@ -88,12 +89,34 @@ class Engine:
         first, *others = [self._choice(request, seed, index) for index in range(request.params.n)]
         self._requests[request.request_id] = Choices([first], others)
         self._scheduler.add(first)
+        self._over.discard(request.session_id or "")
 
     def abort(self, request_id: str) -> None:
         """Forget a request and free what it holds; nothing happens when it is unknown or finished."""
         choices = self._requests.pop(request_id, None)
-        for sequence in choices.scheduled if choices is not None else ():
-            self._scheduler.remove(sequence)
+        if choices is not None:
+            for sequence in choices.scheduled:
+                self._scheduler.remove(sequence)
+            self._forget_if_over(choices.scheduled[0].request.session_id)
+
+    def end_session(self, session_id: str) -> int:
+        """Forget at once what only this conversation left in the cache; returns how many tokens that were.
+
+        While requests of the conversation run, 0 is returned and what it holds is forgotten with the last of them.
+        """
+        self._over.add(session_id)
+        return self._forget_if_over(session_id)
+
+    def pin(self, token_ids: Sequence[int]) -> int:
+        """Keep the longest cached prefix of `token_ids` in memory; returns its length in tokens.
+
+        It stays until `unpin`, or until a request could not be served otherwise.
+        """
+        return self._memory.pin(token_ids)
+
+    def unpin(self) -> None:
+        """Let all pinned prefixes be forgotten like others."""
+        self._memory.unpin()
 
     def step(self) -> list[StepOutput]:
         """Compute one batch and return what it produced, one output for each request that got a token or ended."""
@@ -267,6 +290,15 @@ class Engine:
         self._release_held(choices)
         if not choices.scheduled:
             del self._requests[sequence.request.request_id]
+            self._forget_if_over(sequence.request.session_id)
+
+    def _forget_if_over(self, session_id: str | None) -> int:
+        """Tokens forgotten of a conversation that is over and has no request left."""
+        live = (choices.scheduled[0].request.session_id for choices in self._requests.values())
+        if session_id is None or session_id not in self._over or session_id in live:
+            return 0
+        self._over.remove(session_id)
+        return self._memory.end_session(session_id)
 
     def _release_held(self, choices: Choices) -> None:
         for sequence in choices.held:

@@ -170,6 +170,14 @@ class Memory:
             "recomputed_tokens": self.recomputed_tokens,
         }
 
+    def end_session(self, session: str) -> int:
+        """Forget what only this conversation left in the prefix tree; returns how many tokens that were."""
+        return 0 if self.prefix is None else self.prefix.end_session(session) * self._block_size
+
+    def pin(self, token_ids: Sequence[int]) -> int:
+        """Keep the longest cached prefix of `token_ids` until `unpin`; returns its length in tokens."""
+        return 0 if self.prefix is None else self.prefix.pin(token_ids)
+
     def unpin(self) -> bool:
         """Let pinned prefixes go, because a request can be served in no other way; False when there were none."""
         return self.prefix is not None and self.prefix.unpin_all()

@@ -20,7 +20,7 @@ def decode(llm: LLM, batch: int = 1, prompt: int = 32, tokens: int = 64, repeats
     reading the weights once per step would allow at the read bandwidth measured just before: batch · bandwidth / bytes.
     """
     runs = [_decode_once(llm, _prompts(llm, batch, prompt, seed), tokens) for seed in range(repeats)]
-    bandwidth, weights = read_bandwidth(torch.device(llm.engine.config.device)), _bytes_per_step(llm)
+    bandwidth, weights = read_bandwidth(torch.device(llm.engine.config.device)), bytes_per_step(llm)
     return _result(llm, "decode", runs, bandwidth) | {
         "batch": batch,
         "prompt_tokens": prompt,
@@ -79,7 +79,7 @@ def _greedy(tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
 
 
-def _bytes_per_step(llm: LLM) -> int:
+def bytes_per_step(llm: LLM) -> int:
     """Bytes of weights that every step reads: all of a dense model's but an embedding that is only looked up."""
     report = memory_report(llm.checkpoint)
     tied = llm.checkpoint.config.tie_word_embeddings
