@@ -26,6 +26,9 @@ MAX_TEXT = 1 << 17
 MAX_WHITESPACE = 32
 """Whitespace characters between two JSON tokens: eight levels of four spaces, and no endless run of blank lines."""
 
+CONTROL = frozenset(range(32)) - frozenset(b"\n\r")
+"""Bytes that no JSON text of ours holds; of the control characters, line ends alone may stand between its tokens."""
+
 ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
 
 
@@ -66,11 +69,11 @@ class GrammarCompiler:
             parse_schema(schema, grammar.param)
         try:
             if grammar.kind == "regex":
-                compiled = self._compiler.compile_regex(grammar.text)
+                compiled = self._plain_compiler.compile_regex(grammar.text)
             elif grammar.kind == "ebnf":
-                compiled = self._compiler.compile_grammar(grammar.text)
+                compiled = self._plain_compiler.compile_grammar(grammar.text)
             else:
-                compiled = self._compiler.compile_json_schema(schema, max_whitespace_cnt=MAX_WHITESPACE)
+                compiled = self._json_compiler.compile_json_schema(schema, max_whitespace_cnt=MAX_WHITESPACE)
         except Exception as error:  # the library raises RuntimeError, and its binding others for odd text
             raise RequestError(
                 f"{grammar.param}: this {grammar.kind} does not compile: {_reason(error)}", param=grammar.param
@@ -88,9 +91,20 @@ class GrammarCompiler:
         return xgrammar
 
     @cached_property
-    def _compiler(self) -> Any:
+    def _plain_compiler(self) -> Any:
+        return self._compiler_over(self._table)
+
+    @cached_property
+    def _json_compiler(self) -> Any:
+        # xgrammar 0.2 lets raw control characters into strings of bounded length, where JSON has none.
+        return self._compiler_over([b"" if CONTROL.intersection(text) else text for text in self._table])
+
+    @cached_property
+    def _table(self) -> list[bytes]:
         # Special tokens stand for no text: without bytes they can only be stop tokens.
-        table = [self._tokenizer.token_bytes(token, special=False) for token in range(self._vocabulary)]
+        return [self._tokenizer.token_bytes(token, special=False) for token in range(self._vocabulary)]
+
+    def _compiler_over(self, table: list[bytes]) -> Any:
         info = self._xgrammar.TokenizerInfo(
             table, self._xgrammar.VocabType.RAW, vocab_size=self._vocabulary, stop_token_ids=self._stop_ids
         )

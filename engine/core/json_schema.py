@@ -4,6 +4,7 @@ xgrammar passes over keywords that it does not know, and over constraints beside
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,7 +24,10 @@ NOT_ENFORCED = {
     "not",
     "then",
 }
-"""Keywords without effect in xgrammar; `uniqueItems` is another, unless it is false."""
+"""Keywords without effect in xgrammar."""
+
+FREE_UP_TO = {"uniqueItems": 0, "minProperties": 1}
+"""Keywords whose lower values ask for nothing that could fail: two properties of one name count as two in xgrammar."""
 
 DECIDING = ("$ref", "enum", "const", "anyOf", "oneOf", "allOf")
 """Beside one of these all other constraints are passed over."""
@@ -48,6 +52,8 @@ CONSTRAINTS = set[str]().union(*BY_TYPE.values(), DECIDING, {"type"})
 ONE = ("additionalProperties", "items", "propertyNames", "unevaluatedItems", "unevaluatedProperties")
 MANY = ("prefixItems", "anyOf", "oneOf", "allOf")
 NAMED = ("properties", "patternProperties", "$defs", "definitions")
+
+SPELLED_OUT = re.compile(r'"|\\\\|\\[xuc]')
 
 JSON_TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
@@ -101,7 +107,8 @@ def _walk(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _objection(schema: Mapping[str, Any]) -> str | None:
     """Why one subschema cannot be enforced, its parts aside; None when it can."""
-    ignored = sorted(NOT_ENFORCED & schema.keys()) or (["uniqueItems"] if schema.get("uniqueItems") else [])
+    ignored = sorted(NOT_ENFORCED & schema.keys())
+    ignored += [key for key, free in FREE_UP_TO.items() if key in schema and schema[key] not in range(free + 1)]
     if ignored:
         return f"{ignored[0]} cannot be enforced"
     deciding = [key for key in DECIDING if key in schema]
@@ -114,7 +121,9 @@ def _objection(schema: Mapping[str, Any]) -> str | None:
         found = sorted(keywords & schema.keys())
         if found and kind not in types and (types or kind in ("number", "string")):
             return f'{found[0]} needs "type": "{kind}" beside it'
-    return _string_objection(schema)
+    if "patternProperties" in schema and "properties" in schema:
+        return "patternProperties beside properties cannot be enforced where both fit a name"
+    return _string_objection(schema) or next(filter(None, map(_pattern_objection, _patterns(schema))), None)
 
 
 def _objection_beside(schema: Mapping[str, Any], deciding: str) -> str | None:
@@ -135,6 +144,18 @@ def _string_objection(schema: Mapping[str, Any]) -> str | None:
     ways = [key for key in ("pattern", "format", "minLength", "maxLength") if key in schema]
     if len(ways) > 1 and set(ways) != {"minLength", "maxLength"}:
         return f"{ways[1]} beside {ways[0]} cannot be enforced; say it in one pattern"
+    return None
+
+
+def _patterns(schema: Mapping[str, Any]) -> list[Any]:
+    named = schema.get("patternProperties")
+    return [schema.get("pattern"), *(named if isinstance(named, dict) else ())]
+
+
+def _pattern_objection(pattern: Any) -> str | None:
+    """xgrammar writes a quote or a backslash that a pattern spells out into the JSON string without escaping it."""
+    if isinstance(pattern, str) and SPELLED_OUT.search(pattern):
+        return "a pattern with a quotation mark, an escaped backslash or a character code cannot be enforced"
     return None
 
 
