@@ -41,7 +41,8 @@ class HermesParser(CallParser):
     def _read_text(self, final: bool) -> bool:
         start = self._buffer.find(OPEN)
         if start >= 0:
-            self._emit_text(self._take(start).rstrip(SPACE))
+            # The white space before a call goes with it, unless it turns out to be none.
+            self._emit_text(self._take(len(self._buffer[:start].rstrip(SPACE))))
             self._inside = True
             return True
         if final and self.calls and not self._buffer.strip(SPACE):
@@ -50,23 +51,23 @@ class HermesParser(CallParser):
         return False
 
     def _read_call(self, final: bool) -> bool:
-        """The buffer begins with the opening mark."""
-        end = self._end_of_object()
+        """The buffer begins with white space and the opening mark."""
+        start = self._buffer.index(OPEN) + 1
+        end = self._end_of_object(start)
         if end is None and not final:
             return False
-        body = self._buffer[1:end]
         self._inside = False
-        if not self._emit_call(unmark(body), complete=end is not None):
-            self._emit_text(self._take(end + 1 if end is not None and self._buffer[end] == CLOSE else len(body) + 1))
-            return True
-        self._take(len(self._buffer) if end is None else end + (self._buffer[end] == CLOSE))
+        is_call = self._emit_call(unmark(self._buffer[start:end]), complete=end is not None)
+        read = self._take(len(self._buffer) if end is None else end + (self._buffer[end] == CLOSE))
+        if not is_call:
+            self._emit_text(read)
         return True
 
-    def _end_of_object(self) -> int | None:
+    def _end_of_object(self, start: int) -> int | None:
         """The first mark outside of a JSON string."""
-        if CLOSE not in self._buffer and OPEN not in self._buffer[1:]:
+        if CLOSE not in self._buffer and OPEN not in self._buffer[start:]:
             return None
-        marks = (m.start() for m in STRING_OR_MARK.finditer(self._buffer, 1) if m[0] in (OPEN, CLOSE))
+        marks = (m.start() for m in STRING_OR_MARK.finditer(self._buffer, start) if m[0] in (OPEN, CLOSE))
         return next(marks, None)
 
     def _emit_call(self, body: str, *, complete: bool) -> bool:

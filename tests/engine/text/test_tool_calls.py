@@ -93,8 +93,8 @@ def render(form: str, content: str, calls: list[tuple[str, dict[str, Any]]]) -> 
 # fmt: off
 LOOK_ALIKES = [
     "\n", " ", "x", "é🙂", "<", ">", "</", "</div>", "<b>", "{", '"', "\\", "\t", "'", "\r\n", "\n\n", "null", "1.0",
-    "</param", "<parameter=", "<parameter=unknown>", "\n<parameter=unknown>\n", "</parameter></param", "\n</parameter>\n x",
-    "<function=bash>", "\n</function>", "<function=free>\n</function>", "<tool_call", "tool_call>",
+    "</param", "<parameter=", "<parameter=unknown>", "\n<parameter=unknown>\n", "</parameter></param",
+    "\n</parameter>\n x", "<function=bash>", "\n</function>", "<function=free>\n</function>", "<tool_call",
 ]
 PIECES = [
     "<tool_call>", "</tool_call>", "<function=bash>", "<function=other>\n", "<function=bash", "</function>",
