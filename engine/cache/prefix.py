@@ -130,6 +130,11 @@ class PrefixTree:
             self.snapshots.drop(node.snapshot)
             self._lose_state(node)
 
+    def leave(self, node: PrefixNode) -> None:
+        """A sequence that read `node` has given its references back: forget what is then of no use."""
+        if self._is_useless(node):
+            self._remove(node)
+
     def evict(self, count: int) -> int:
         """Forget at least `count` unread blocks, or all there are, least recently used leaves first; how many."""
         freed, in_use = 0, []
@@ -172,6 +177,7 @@ class PrefixTree:
         for path in paths:
             self._mark_pinned(path, pinned=False)
             self._pool.release([node.block for node in path])
+            self.leave(path[-1])
         return bool(paths)
 
     def _mark_pinned(self, path: Sequence[PrefixNode], *, pinned: bool) -> None:
@@ -213,8 +219,7 @@ class PrefixTree:
 
     def _lose_state(self, node: PrefixNode) -> None:
         node.snapshot = None
-        if self._is_useless(node):
-            self._remove(node)
+        self.leave(node)
 
     def _is_useless(self, node: PrefixNode) -> bool:
         """Whether no text can start from a node or below it, and no sequence reads it."""

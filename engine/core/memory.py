@@ -149,6 +149,8 @@ class Memory:
             self.slots.release(sequence.slot)
         sequence.lost_tokens = sequence.computed
         self.pool.release(sequence.blocks)
+        if self.prefix is not None and sequence.node is not None:
+            self.prefix.leave(sequence.node)
         sequence.blocks, sequence.slot, sequence.node, sequence.answer_node = [], None, None, None
         sequence.computed = sequence.cached_blocks = 0
 

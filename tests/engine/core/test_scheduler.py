@@ -1,32 +1,62 @@
-"""The scheduler under random arrivals, aborts and preemptions: nobody starves, no block is lost."""
+"""The scheduler and its memory under random arrivals, aborts, preemptions, pins and ends of conversations.
 
+The model is a fake that writes, for every token, a fingerprint of all tokens so far into its block and its state slot,
+and finds there at every step what it must have written before: nobody reads another's blocks or state.
+"""
+
+import itertools
 from collections import Counter
+from collections.abc import Iterator
 from random import Random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.cache.delta_state import DeltaState, SlotPool
 from engine.cache.paged_kv import BlockPool
 from engine.cache.prefix import PrefixNode, PrefixTree
+from engine.cache.snapshots import SnapshotStore
+from engine.config import ModelConfig
 from engine.core.memory import Memory
 from engine.core.request import Request, SamplingParams
 from engine.core.scheduler import Scheduler
-from engine.core.sequence import SequenceState
+from engine.core.sequence import Chunk, SequenceState
 
-BLOCK, BUDGET, RUNNING = 4, 12, 4
+BLOCK, GRID, BUDGET, RUNNING = 4, 8, 12, 4
+KINDS = ["attention", "hybrid", "attention in tiles", "hybrid in tiles", "hybrid without reuse"]
+STATE = ModelConfig(
+    "qwen3_next", 4, 4, 4, 1, ("linear_attention",), 1, 1, 1, 1, 1.0, 1e-6, 100, tie_word_embeddings=False,
+    linear_num_key_heads=1, linear_num_value_heads=1, linear_key_head_dim=1, linear_value_head_dim=1,
+    linear_conv_kernel=2,
+)  # fmt: skip
+
+
+def fingerprint(tokens: list[int]) -> float:
+    """A number that float32 holds exactly."""
+    return float(hash(tuple(tokens)) % 2**23 + 1)
 
 
 class World:
     """A scheduler whose model always answers with the next of a few tokens."""
 
-    def __init__(self, num_blocks: int, prefix: bool) -> None:
+    def __init__(self, num_blocks: int, kind: str = "attention", snapshots: tuple[int, int] = (4, 2)) -> None:
+        tile = GRID if "tiles" in kind else None
         self.pool = BlockPool(num_blocks)
-        self.tree = PrefixTree(self.pool, BLOCK) if prefix else None
-        memory = Memory(self.pool, self.tree, block_size=BLOCK)
-        self.scheduler = Scheduler(memory, max_running=RUNNING, max_step_tokens=BUDGET)
+        self.written = torch.zeros(num_blocks, BLOCK)
+        self.state = DeltaState(STATE, RUNNING, torch.float32, torch.float32, torch.device("cpu"))
+        hybrid = kind.startswith("hybrid")
+        each = self.state.nbytes // self.state.slots
+        self.store = SnapshotStore(self.state, snapshots[0] * each, snapshots[1] * each) if hybrid else None
+        self.capacities = snapshots
+        self.slots = SlotPool(self.state) if hybrid else None
+        self.tree = None
+        if "without reuse" not in kind:
+            self.tree = PrefixTree(self.pool, BLOCK, GRID if tile or hybrid else None, self.store)
+        self.memory = Memory(self.pool, self.tree, self.slots, block_size=BLOCK, tile=tile)
+        self.scheduler = Scheduler(self.memory, max_running=RUNNING, max_step_tokens=BUDGET)
         self.arrivals: list[SequenceState] = []
-        self.lengths: dict[str, int] = {}
         self.done: set[str] = set()
 
     @property
@@ -37,9 +67,9 @@ class World:
     def live(self) -> list[SequenceState]:
         return [s for s in self.arrivals if s.request.request_id not in self.done]
 
-    def arrive(self, prompt: list[int], completion: int) -> None:
+    def arrive(self, prompt: list[int], completion: int, session: str | None = None) -> None:
         prompt = prompt[: self.capacity - completion]
-        request = Request(str(len(self.arrivals)), tuple(prompt), SamplingParams(max_tokens=completion))
+        request = Request(str(len(self.arrivals)), tuple(prompt), SamplingParams(max_tokens=completion), session)
         sequence = SequenceState(request, list(prompt), Random(0), text=None)  # type: ignore[arg-type]
         self.arrivals.append(sequence)
         self.scheduler.add(sequence)
@@ -52,6 +82,20 @@ class World:
         self.done.add(sequence.request.request_id)
         self.scheduler.remove(sequence)
         assert sequence.blocks == []
+        assert sequence.slot is None
+
+    def end_session(self, session: str) -> None:
+        """As the engine does: when no request of it is left."""
+        if session not in {s.request.session_id for s in self.live}:
+            self.memory.end_session(session)
+            assert all(session not in node.holders for node in self.nodes())
+
+    def pin(self, index: int) -> None:
+        if self.arrivals:
+            self.memory.pin(self.arrivals[index % len(self.arrivals)].token_ids)
+
+    def unpin(self) -> None:
+        self.memory.unpin()
 
     def step(self) -> None:
         chunks = self.scheduler.schedule()
@@ -59,8 +103,7 @@ class World:
         assert sum(chunk.tokens for chunk in chunks) <= BUDGET
         assert len({id(chunk.sequence) for chunk in chunks}) == len(chunks)
         for chunk in chunks:
-            assert chunk.tokens >= 1
-            assert len(chunk.sequence.blocks) * BLOCK >= chunk.start + chunk.tokens
+            self.compute(chunk)
         ended = [chunk.sequence for chunk in chunks if chunk.reaches_end]
         for chunk in chunks:
             self.scheduler.commit(chunk)
@@ -69,15 +112,26 @@ class World:
             if sequence.generated == sequence.request.params.max_tokens:
                 self.end(sequence)
 
+    def compute(self, chunk: Chunk) -> None:
+        sequence, stop = chunk.sequence, chunk.start + chunk.tokens
+        assert chunk.tokens >= 1
+        assert len(sequence.blocks) * BLOCK >= stop
+        prints = [fingerprint(sequence.token_ids[: at + 1]) for at in range(stop)]
+        places = [(sequence.blocks[at // BLOCK], at % BLOCK) for at in range(stop)]
+        assert [self.written[place].item() for place in places[: chunk.start]] == prints[: chunk.start]
+        for at in range(chunk.start, stop):
+            self.written[places[at]] = prints[at]
+        if sequence.slot is not None:
+            state = self.state.recurrent[0, sequence.slot]
+            assert state.item() == (prints[chunk.start - 1] if chunk.start else 0)
+            state[:] = prints[-1]
+
+    def nodes(self) -> list[PrefixNode]:
+        return list(below(self.tree.root)) if self.tree else []
+
     def check(self) -> None:
-        held = Counter(block for sequence in self.live for block in sequence.blocks)
-        kept = Counter(node.block for node in nodes(self.tree.root)) if self.tree else Counter()
-        assert max(kept.values(), default=1) == 1
-        for block in range(self.pool.num_blocks):
-            assert self.pool.references(block) == held[block] + kept[block]
-        assert self.pool.evictable == len(kept.keys() - held.keys())
-        assert self.pool.free == self.pool.num_blocks - len(held.keys() | kept.keys())
-        assert len(self.tree or ()) == len(kept)
+        self.check_blocks()
+        self.check_states()
         assert len(self.scheduler.running) <= RUNNING
         order = [int(s.request.request_id) for s in [*self.scheduler.running, *self.scheduler.waiting]]
         assert order == sorted(order), "a later arrival overtook an earlier one"
@@ -85,27 +139,74 @@ class World:
             assert not sequence.blocks
             assert sequence.computed == 0
 
+    def check_blocks(self) -> None:
+        pinned = list(itertools.chain(*self.tree._pinned.values())) if self.tree else []
+        held = Counter(block for sequence in self.live for block in sequence.blocks) + Counter(n.block for n in pinned)
+        kept = Counter(node.block for node in self.nodes())
+        assert max(kept.values(), default=1) == 1
+        for block in range(self.pool.num_blocks):
+            assert self.pool.references(block) == held[block] + kept[block]
+        assert self.pool.evictable == len(kept.keys() - held.keys())
+        assert self.pool.free == self.pool.num_blocks - len(held.keys() | kept.keys())
+        assert len(self.tree or ()) == len(kept)
 
-def nodes(node: PrefixNode) -> list[PrefixNode]:
-    return [found for child in node.children.values() for found in [child, *nodes(child)]]
+    def check_states(self) -> None:
+        if self.store is None or self.slots is None:
+            return
+        slots = [sequence.slot for sequence in self.scheduler.running]
+        assert None not in slots
+        assert self.slots.held == len(set(slots)) == len(slots)
+        kept = [node for node in self.nodes() if node.snapshot is not None]
+        assert len(self.store) == len(kept)
+        assert all(
+            self.store.count(tier) <= most for tier, most in zip(("device", "host"), self.capacities, strict=True)
+        )
+        for node in kept:
+            assert node.snapshot is not None
+            assert node.depth * BLOCK % GRID == 0
+            assert node.snapshot.state.recurrent.item() == fingerprint(spelled(node))
+        for node in self.nodes():
+            assert node.children or node.snapshot or self.pool.references(node.block) > 1, "a leaf of no use is kept"
 
 
-ARRIVAL = st.tuples(st.just("arrive"), st.lists(st.integers(0, 1), min_size=1, max_size=30), st.integers(1, 12))
+def below(node: PrefixNode) -> Iterator[PrefixNode]:
+    for child in node.children.values():
+        yield child
+        yield from below(child)
+
+
+def spelled(node: PrefixNode) -> list[int]:
+    """All tokens up to the end of a node."""
+    return [*(spelled(node.parent) if node.parent else []), *node.tokens]
+
+
+ARRIVAL = st.tuples(
+    st.just("arrive"),
+    st.lists(st.integers(0, 1), min_size=1, max_size=30) | st.sampled_from([[0] * 20, [0, 1] * 15, [0] * 16 + [1] * 9]),
+    st.integers(1, 20),
+    st.sampled_from([None, "a", "b", "c"]),
+)
 EVENT = st.one_of(
     ARRIVAL,
     ARRIVAL,
     st.tuples(st.just("abort"), st.integers(0, 50)),
-    st.tuples(st.just("step")),
-    st.tuples(st.just("step")),
+    st.tuples(st.just("end_session"), st.sampled_from(["a", "b", "c"])),
+    st.tuples(st.just("pin"), st.integers(0, 50)),
+    st.tuples(st.just("unpin")),
+    *[st.tuples(st.just("step"))] * 3,
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(EVENT, max_size=60), st.integers(6, 16), st.booleans())
-def test_invariants_hold_and_everyone_finishes(events: list[tuple], num_blocks: int, prefix: bool) -> None:
-    world = World(num_blocks, prefix)
-    for kind, *arguments in events:
-        getattr(world, kind)(*arguments)
+@settings(max_examples=250, deadline=None)
+@given(
+    st.lists(EVENT, max_size=60), st.integers(7, 20), st.sampled_from(KINDS), st.sampled_from([(4, 2), (1, 0), (2, 1)])
+)
+def test_invariants_hold_and_everyone_finishes(
+    events: list[tuple], num_blocks: int, kind: str, snapshots: tuple[int, int]
+) -> None:
+    world = World(num_blocks, kind, snapshots)
+    for name, *arguments in events:
+        getattr(world, name)(*arguments)
         world.check()
     work = sum(len(s.token_ids) + s.request.params.max_tokens for s in world.live)
     for _ in range(20 * (work + 1)):
@@ -114,12 +215,43 @@ def test_invariants_hold_and_everyone_finishes(events: list[tuple], num_blocks: 
         world.step()
         world.check()
     assert not world.live, "a request starved"
+    world.unpin()
     assert world.pool.held == 0
+    for session in ("a", "b", "c"):
+        world.end_session(session)
+        world.check()
+    assert all(node.holders == {None} for node in world.nodes()), "an ended conversation left something behind"
 
 
-def test_preemption_happens_and_recomputes_from_the_prefix_tree() -> None:
-    """Two sequences that outgrow the pool together: the later yields, and both finish."""
-    world = World(6, prefix=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_thousands_of_requests_leave_nothing_behind(kind: str) -> None:
+    rng, world = Random(1), World(30, kind, (6, 4))
+    for _ in range(1500):
+        stem = [rng.choice([0, 1])] * rng.randrange(24)
+        world.arrive(
+            stem + [rng.randrange(3) for _ in range(rng.randrange(1, 20))], rng.randrange(1, 16), rng.choice("abc")
+        )
+        for _ in range(rng.randrange(4)):
+            world.step()
+        if rng.random() < 0.2:
+            world.abort(rng.randrange(9))
+        if rng.random() < 0.1:
+            world.end_session(rng.choice("abc"))
+        if len(world.arrivals) % 20 == 0:
+            world.check()
+    while world.live:
+        world.step()
+    for session in "abc":
+        world.end_session(session)
+    world.check()
+    assert (len(world.nodes()), world.pool.free) == (0, 30)
+    assert world.scheduler.preemptions > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preemption_happens_and_both_finish(kind: str) -> None:
+    """Two sequences that outgrow the pool together: the later yields."""
+    world = World(6, kind)
     world.arrive([0] * 8 + [1], 10)
     world.arrive([1] * 5, 12)
     while world.live:
@@ -129,7 +261,7 @@ def test_preemption_happens_and_recomputes_from_the_prefix_tree() -> None:
 
 
 def test_a_shared_prompt_is_held_once() -> None:
-    world = World(16, prefix=True)
+    world = World(16)
     world.arrive([0, 1] * 5, 8)
     world.step()
     world.arrive([0, 1] * 5, 8)
@@ -139,9 +271,27 @@ def test_a_shared_prompt_is_held_once() -> None:
     assert first.blocks[:2] == second.blocks[:2]
 
 
+def test_a_pinned_prefix_outlives_pressure_but_not_a_request_that_needs_its_blocks() -> None:
+    world = World(10, "hybrid", (1, 0))
+    world.arrive([0] * 17, 1)
+    world.step()
+    world.step()
+    world.pin(0)
+    world.arrive([1] * 17, 1)
+    while world.live:
+        world.step()
+        world.check()
+    assert len(world.tree.match([0] * 17)) == 4
+    world.arrive([1] * 38, 1)
+    while world.live:
+        world.step()
+        world.check()
+    assert world.tree.match([0] * 17) == []
+
+
 @pytest.mark.parametrize("budget", [1, 5])
 def test_a_long_prompt_does_not_stop_running_decodes(budget: int) -> None:
-    world = World(64, prefix=False)
+    world = World(64, "hybrid without reuse")
     world.arrive([0, 1], 12)
     world.step()
     world.arrive([1] * 40, budget)
