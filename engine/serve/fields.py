@@ -11,6 +11,7 @@ from engine.errors import RequestError
 logger = logging.getLogger(__name__)
 
 MAX_STOP_STRINGS = 16
+MAX_SESSION_ID = 256
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
@@ -70,6 +71,7 @@ class GenerationFields(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[list[str], BeforeValidator(_stop_strings)] = Field(default_factory=list)
+    session_id: Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID)] | None = None
 
     @property
     def include_usage(self) -> bool:

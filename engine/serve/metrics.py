@@ -14,12 +14,19 @@ GAUGES = {
     "blocks_used": "Blocks of the KV cache in use",
     "blocks_cached": "Blocks that only the prefix cache holds",
     "blocks_total": "Blocks of the KV cache",
+    "state_slots_used": "DeltaNet state slots of running requests",
+    "state_slots_total": "DeltaNet state slots",
+    "snapshots_device": "DeltaNet state snapshots kept on the device",
+    "snapshots_host": "DeltaNet state snapshots kept in host memory",
 }
 COUNTERS = {
     "prompt_tokens": "Prompt tokens of admitted requests",
     "generated_tokens": "Tokens generated",
     "preemptions": "Requests put back to be computed again",
     "prefix_hit_tokens": "Prompt tokens taken from the prefix cache",
+    "prefix_hit_tokens_device": "Of these, continued from state on the device",
+    "prefix_hit_tokens_host": "Of these, continued from a state snapshot in host memory",
+    "recomputed_tokens": "Tokens computed again although they had been before",
 }
 
 

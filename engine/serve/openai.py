@@ -4,17 +4,20 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Response
 
 from engine.core.request import Request
 from engine.errors import RequestError
 from engine.serve.answer import Answer
 from engine.serve.completion import ChatFormat, CompletionFormat, Format
-from engine.serve.fields import ChatFields, CompletionFields, FieldLog
+from engine.serve.fields import MAX_SESSION_ID, ChatFields, CompletionFields, FieldLog
 from engine.serve.service import Service
 from engine.serve.session import Session
+
+SessionHeader = Annotated[str | None, Header(min_length=1, max_length=MAX_SESSION_ID)]
+"""`x-session-id`, for clients that cannot add a field to the body; the body's `session_id` comes first."""
 
 
 def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
@@ -24,17 +27,23 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
     started = int(time.time())
 
     @router.post("/chat/completions", response_model=None)
-    async def chat(fields: ChatFields) -> Response:
+    async def chat(fields: ChatFields, x_session_id: SessionHeader = None) -> Response:
         field_log.note(fields)
         # Rendering and encoding a long conversation takes milliseconds that other streams need on this thread.
         prompt = await asyncio.to_thread(_chat_prompt, service(), fields)
-        return _answer(session, service(), fields, prompt, ChatFormat, "chatcmpl-")
+        return _answer(session, service(), fields, prompt, ChatFormat, "chatcmpl-", x_session_id)
 
     @router.post("/completions", response_model=None)
-    async def completions(fields: CompletionFields) -> Response:
+    async def completions(fields: CompletionFields, x_session_id: SessionHeader = None) -> Response:
         field_log.note(fields)
         prompt = await asyncio.to_thread(_completion_prompt, service(), fields)
-        return _answer(session, service(), fields, prompt, CompletionFormat, "cmpl-")
+        return _answer(session, service(), fields, prompt, CompletionFormat, "cmpl-", x_session_id)
+
+    @router.post("/sessions/{session_id}/end")
+    async def end_session(session_id: str) -> dict[str, Any]:
+        service()
+        session.end_conversation(session_id)
+        return {"id": session_id, "object": "session", "ended": True}
 
     @router.head("/models", include_in_schema=False)
     @router.get("/models")
@@ -57,10 +66,12 @@ def _answer(
     prompt: list[int],
     form: type[Format],
     prefix: str,
+    session_header: str | None,
 ) -> Answer:
     fields.check_supported()
     params = fields.sampling(_max_tokens(service, fields, len(prompt)), fields.alternatives)
-    request = Request(prefix + uuid.uuid4().hex, tuple(prompt), params)
+    conversation = fields.session_id or session_header
+    request = Request(prefix + uuid.uuid4().hex, tuple(prompt), params, conversation)
     events = bool(fields.stream)
     logprobs = fields.alternatives is not None
     written = form(request.request_id, service.name, service.tokenizer, logprobs=logprobs, usage=fields.include_usage)

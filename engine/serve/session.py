@@ -103,6 +103,15 @@ class Session:
         self._commands.put(lambda engine: self._add(engine, request))
         return stream
 
+    def end_conversation(self, session_id: str) -> None:
+        """Have the engine forget what only this conversation holds, once its requests have ended."""
+
+        def forget(engine: StepEngine) -> None:
+            tokens = engine.end_session(session_id)
+            logger.info("conversation %r is over: %d cached tokens forgotten", session_id, tokens)
+
+        self._commands.put(forget)
+
     async def close(self, timeout: float = 10.0) -> None:
         """End what still runs, stop the thread and wait for it at most `timeout` seconds. Idempotent."""
         loading = self.is_loading

@@ -52,6 +52,8 @@ class ScriptedEngine:
 
     def __init__(self, tokenizer: Tokenizer, reply: str) -> None:
         self.steps = 0
+        self.sessions: list[str | None] = []
+        self.ended: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
         self._tokenizer = tokenizer
@@ -65,12 +67,17 @@ class ScriptedEngine:
     def add(self, request: Request) -> None:
         if "refuse" in self._tokenizer.decode(request.prompt_ids):
             raise UserError("the prompt does not fit the cache")
+        self.sessions.append(request.session_id)
         wanted = request.params.max_tokens
         ids = (self._reply * (wanted // len(self._reply) + 1))[:wanted]
         self._running[request.request_id] = _Running(request, ids, self._tokenizer.detokenizer())
 
     def abort(self, request_id: str) -> None:
         self._running.pop(request_id, None)
+
+    def end_session(self, session_id: str) -> int:
+        self.ended.append(session_id)
+        return 0
 
     def step(self) -> list[StepOutput]:
         self.gate.wait(10)
