@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import jinja2
@@ -20,9 +21,9 @@ from engine.text.messages import normalize
 class ChatTemplate:
     """A compiled chat template.
 
-    `source` is the jinja text, `special_tokens` the names it may use (`bos_token`, `eos_token`, ...), `where` the file
-    or model that errors name. `supports_tools` tells whether the template reads `tools` at all, and `sha256` identifies
-    the source in run records. Raises CheckpointError when the source does not compile.
+    `source` is the jinja text (kept as an attribute), `special_tokens` the names it may use (`bos_token`, `eos_token`,
+    ...), `where` the file or model that errors name. `supports_tools` tells whether the template reads `tools` at all,
+    and `sha256` identifies the source in run records. Raises CheckpointError when the source does not compile.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], where: str = "chat template") -> None:
@@ -33,6 +34,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise CheckpointError(f"{where}: chat template, line {error.lineno}: {error.message}") from error
         self.supports_tools = "tools" in variables
+        self.source = source
         self.sha256 = hashlib.sha256(source.encode()).hexdigest()
         self._special_tokens = dict(special_tokens)
 
@@ -59,6 +61,13 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise RequestError(f"the chat template refuses these messages: {error}", param="messages") from error
+
+    @cached_property
+    def generation_prompt(self) -> str:
+        """What the template writes behind a conversation to begin the model's answer; "" where it has no such form."""
+        messages = [{"role": "user", "content": "?"}]
+        with_prompt, without = (self.render(messages, add_generation_prompt=wanted) for wanted in (True, False))
+        return with_prompt.removeprefix(without) if with_prompt.startswith(without) else ""
 
 
 class _Generation(Extension):
