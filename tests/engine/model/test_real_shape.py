@@ -24,7 +24,7 @@ from engine.weights.layout import tensor_specs
 
 BLOCK = 16
 SLACK = 1.25  # ours may be this much farther from the truth than the oracle's bfloat16
-WORST = 0.05  # and the oracle itself must be this near for the test to mean anything
+WORST = 0.1  # and the oracle itself must be this near for the test to mean anything
 LAYERS = ["linear_attention", "full_attention"]
 REAL: dict[str, Any] = {
     "vocab_size": 8192, "hidden_size": 2048, "intermediate_size": 5120, "num_hidden_layers": 2, "layer_types": LAYERS,
