@@ -10,9 +10,7 @@ from starlette.types import Receive, Scope, Send
 from engine.core.request import Request, StepOutput
 from engine.serve.completion import Format, Tally
 from engine.serve.errors import error_body, error_response, user_error_response
-from engine.serve.session import Session, Stream
-
-FAILED = ("error", "abort")
+from engine.serve.session import FAILED, Session, Stream
 
 
 class Answer(Response):
@@ -41,14 +39,14 @@ class Answer(Response):
                 watcher.cancel()
 
     async def _send_body(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
-        tally = Tally()
+        tallies = self._tallies()
         async for output in stream:
-            tally.add(output)
+            tallies[output.index].add(output)
             if output.finish_reason in FAILED:
                 await _failure(stream, output)(scope, receive, send)
-            elif output.finish_reason is not None:
-                body = self._form.body(tally, output.finish_reason)
-                await Response(body, media_type="application/json")(scope, receive, send)
+                return
+        if all(tally.finish_reason for tally in tallies):
+            await Response(self._form.body(tallies), media_type="application/json")(scope, receive, send)
 
     async def _send_events(self, stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
         first = await anext(stream, None)
@@ -59,23 +57,26 @@ class Answer(Response):
             return
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        tally, before = Tally(), self._form.opening()
+        tallies, before = self._tallies(), self._form.opening()
         async for output in _chain(first, stream):
-            body = before + self._event(output, tally)
+            tallies[output.index].add(output)
+            ended = output.finish_reason in FAILED or all(tally.finish_reason for tally in tallies)
+            body = before + self._event(output)
+            if ended and output.finish_reason not in FAILED:
+                body += self._form.closing(tallies)
             before = b""
             if body:
-                more = output.finish_reason is None
-                await send({"type": "http.response.body", "body": body, "more_body": more})
+                await send({"type": "http.response.body", "body": body, "more_body": not ended})
 
-    def _event(self, output: StepOutput, tally: Tally) -> bytes:
-        tally.add(output)
+    def _tallies(self) -> list[Tally]:
+        return [Tally() for _ in range(self._request.params.n)]
+
+    def _event(self, output: StepOutput) -> bytes:
         body = self._form.event(output)
         if output.finish_reason in FAILED:
             error = error_body(500, output.error or "the request was aborted")
             return body + f"data: {json.dumps(error)}\n\n".encode()
-        if output.finish_reason is not None:
-            return body + self._form.closing(tally, output.finish_reason)
-        return body
+        return body if output.finish_reason is None else body + self._form.ending(output)
 
 
 async def _chain(first: StepOutput, stream: Stream) -> AsyncIterator[StepOutput]:

@@ -15,13 +15,14 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass
 class Tally:
-    """What one request has produced so far."""
+    """What one choice of a request has produced so far."""
 
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    finish_reason: str | None = None
 
     def add(self, output: StepOutput) -> None:
         self.text.append(output.text)
@@ -29,14 +30,18 @@ class Tally:
         self.prompt_tokens = max(self.prompt_tokens, output.prompt_tokens)
         self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
         self.completion_tokens += len(output.token_ids)
+        self.finish_reason = output.finish_reason or self.finish_reason
 
-    def usage(self) -> dict[str, Any]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.prompt_tokens + self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        }
+
+def usage(tallies: Sequence[Tally]) -> dict[str, Any]:
+    """The prompt counts once, as the first choice found it; the others read it from the cache anyway."""
+    first, completion = tallies[0], sum(tally.completion_tokens for tally in tallies)
+    return {
+        "prompt_tokens": first.prompt_tokens,
+        "completion_tokens": completion,
+        "total_tokens": first.prompt_tokens + completion,
+        "prompt_tokens_details": {"cached_tokens": first.cached_tokens},
+    }
 
 
 class Format(ABC):
@@ -45,7 +50,10 @@ class Format(ABC):
     stream_object: str
     body_object: str
 
-    def __init__(self, answer_id: str, model: str, tokenizer: Tokenizer, *, logprobs: bool, usage: bool) -> None:
+    def __init__(
+        self, answer_id: str, model: str, tokenizer: Tokenizer, *, choices: int, logprobs: bool, usage: bool
+    ) -> None:
+        self._choices = choices
         self._about = {"id": answer_id, "created": int(time.time()), "model": model}
         self._tokenizer = tokenizer
         self._logprobs = logprobs
@@ -55,8 +63,8 @@ class Format(ABC):
         self._tail = (', "usage": null' if usage else "") + "}\n\n"
 
     @abstractmethod
-    def choice(self, tally: Tally, finish_reason: str | None) -> dict[str, Any]:
-        """The one choice of a whole answer."""
+    def choice(self, index: int, tally: Tally) -> dict[str, Any]:
+        """One choice of a whole answer."""
 
     @abstractmethod
     def delta(self, output: StepOutput) -> dict[str, Any]:
@@ -66,28 +74,33 @@ class Format(ABC):
         """Events before the first token."""
         return b""
 
-    def body(self, tally: Tally, finish_reason: str | None) -> bytes:
+    def body(self, tallies: Sequence[Tally]) -> bytes:
         """The whole answer as JSON."""
-        choice = {"index": 0, **self.choice(tally, finish_reason), "finish_reason": finish_reason}
+        choices = [
+            {"index": index, **self.choice(index, tally), "finish_reason": tally.finish_reason}
+            for index, tally in enumerate(tallies)
+        ]
         about = {**self._about, "object": self.body_object}
-        return json.dumps({**about, "choices": [choice], "usage": tally.usage()}).encode()
+        return json.dumps({**about, "choices": choices, "usage": usage(tallies)}).encode()
 
     def event(self, output: StepOutput) -> bytes:
         """What one output adds, or nothing while its text is held back."""
         if not output.text and not (self._logprobs and output.logprobs):
             return b""
-        return self._choice_event(self.delta(output), None)
+        return self._choice_event(output.index, self.delta(output), None)
 
-    def closing(self, tally: Tally, finish_reason: str) -> bytes:
-        """The event with the finish reason, the usage where asked for, and the end mark."""
-        last = self._choice_event(self.delta(StepOutput("")), finish_reason)
-        if self._usage:
-            tail = f', "usage": {json.dumps(tally.usage())}}}\n\n'
-            last += (self._head + "[]" + tail).encode()
-        return last + DONE
+    def ending(self, output: StepOutput) -> bytes:
+        """The event with a choice's finish reason."""
+        return self._choice_event(output.index, self.delta(StepOutput("")), output.finish_reason)
 
-    def _choice_event(self, delta: dict[str, Any], finish_reason: str | None) -> bytes:
-        choice = {"index": 0, **delta, "finish_reason": finish_reason}
+    def closing(self, tallies: Sequence[Tally]) -> bytes:
+        """The usage where asked for, and the end mark."""
+        if not self._usage:
+            return DONE
+        return (self._head + f'[], "usage": {json.dumps(usage(tallies))}}}\n\n').encode() + DONE
+
+    def _choice_event(self, index: int, delta: dict[str, Any], finish_reason: str | None) -> bytes:
+        choice = {"index": index, **delta, "finish_reason": finish_reason}
         return (self._head + "[" + json.dumps(choice) + "]" + self._tail).encode()
 
     def token_text(self, token_id: int) -> str:
@@ -100,7 +113,7 @@ class ChatFormat(Format):
     stream_object = "chat.completion.chunk"
     body_object = "chat.completion"
 
-    def choice(self, tally: Tally, finish_reason: str | None) -> dict[str, Any]:
+    def choice(self, index: int, tally: Tally) -> dict[str, Any]:
         message = {"role": "assistant", "content": "".join(tally.text), "refusal": None}
         return {"message": message, "logprobs": self._content(tally.logprobs)}
 
@@ -109,7 +122,8 @@ class ChatFormat(Format):
         return {"delta": text, "logprobs": self._content(output.logprobs) if output.logprobs else None}
 
     def opening(self) -> bytes:
-        return self._choice_event({"delta": {"role": "assistant", "content": ""}, "logprobs": None}, None)
+        delta = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
+        return b"".join(self._choice_event(index, delta, None) for index in range(self._choices))
 
     def _content(self, items: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._logprobs:
@@ -131,24 +145,27 @@ class CompletionFormat(Format):
     stream_object = "text_completion"
     body_object = "text_completion"
 
-    def __init__(self, answer_id: str, model: str, tokenizer: Tokenizer, *, logprobs: bool, usage: bool) -> None:
-        super().__init__(answer_id, model, tokenizer, logprobs=logprobs, usage=usage)
-        self._offset = 0
+    def __init__(
+        self, answer_id: str, model: str, tokenizer: Tokenizer, *, choices: int, logprobs: bool, usage: bool
+    ) -> None:
+        super().__init__(answer_id, model, tokenizer, choices=choices, logprobs=logprobs, usage=usage)
+        self._offsets = [0] * choices
 
-    def choice(self, tally: Tally, finish_reason: str | None) -> dict[str, Any]:
-        return {"text": "".join(tally.text), "logprobs": self._lists(tally.logprobs)}
+    def choice(self, index: int, tally: Tally) -> dict[str, Any]:
+        return {"text": "".join(tally.text), "logprobs": self._lists(index, tally.logprobs)}
 
     def delta(self, output: StepOutput) -> dict[str, Any]:
-        return {"text": output.text, "logprobs": self._lists(output.logprobs) if output.logprobs else None}
+        logprobs = self._lists(output.index, output.logprobs) if output.logprobs else None
+        return {"text": output.text, "logprobs": logprobs}
 
-    def _lists(self, items: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _lists(self, index: int, items: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
         tokens = [self.token_text(item.token_id) for item in items]
         offsets = []
         for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(token)
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(token)
         return {
             "tokens": tokens,
             "token_logprobs": [item.logprob for item in items],

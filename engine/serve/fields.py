@@ -5,24 +5,25 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from engine.core.request import SamplingParams
+from engine.core.request import Grammar, SamplingParams
 from engine.errors import RequestError
+from engine.serve.formats import ResponseFormat, StructuredOutputs
 
 logger = logging.getLogger(__name__)
 
 MAX_STOP_STRINGS = 16
+MAX_CHOICES = 128
 MAX_SESSION_ID = 256
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (None, 0),
-    "presence_penalty": (None, 0),
-    "repetition_penalty": (None, 1),
-    "logit_bias": (None, {}),
-    "response_format": (None, {"type": "text"}),
     "functions": (None, []),
     "echo": (None, False),
     "suffix": (None, ""),
     "best_of": (None, 1),
+    "guided_json": (None,),
+    "guided_regex": (None,),
+    "guided_grammar": (None,),
+    "guided_choice": (None,),
 }
 """Fields that would change the text and are not supported -> the values that ask for nothing."""
 
@@ -49,6 +50,15 @@ def _one_prompt(value: Any) -> str | list[int]:
     raise ValueError("must be a string or a list of token ids")
 
 
+def _bias_by_id(value: Any) -> Any:
+    """JSON's keys are strings; these must be those of token ids."""
+    if not isinstance(value, dict):
+        return value
+    if not all(isinstance(key, str) and key.isdecimal() and len(key) < 10 for key in value):
+        raise ValueError("keys must be token ids")
+    return {int(key): bias for key, bias in value.items()}
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -63,7 +73,7 @@ class GenerationFields(BaseModel):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -72,6 +82,14 @@ class GenerationFields(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Annotated[list[str], BeforeValidator(_stop_strings)] = Field(default_factory=list)
     session_id: Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_bias_by_id)] | None = (
+        None
+    )
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -79,8 +97,6 @@ class GenerationFields(BaseModel):
 
     def check_supported(self) -> None:
         """Raise RequestError for a field that would change the answer and is not supported."""
-        if self.n not in (None, 1):
-            raise RequestError("n: only 1 completion per request is supported", param="n")
         for name, allowed in NEUTRAL.items():
             if name in self.extra_fields() and self.extra_fields()[name] not in allowed:
                 raise RequestError(f"{name} is not supported by this server", param=name)
@@ -98,7 +114,22 @@ class GenerationFields(BaseModel):
             seed=self.seed,
             stop=tuple(self.stop),
             logprobs=logprobs,
+            n=self.n or 1,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            logit_bias=self.logit_bias or {},
+            grammar=self._grammar(),
         )
+
+    def _grammar(self) -> Grammar | None:
+        one = self.response_format.grammar() if self.response_format else None
+        other = self.structured_outputs.grammar() if self.structured_outputs else None
+        if one and other:
+            raise RequestError(
+                "structured_outputs: response_format asks for a form already", param="structured_outputs"
+            )
+        return one or other
 
 
 class ChatFields(GenerationFields):

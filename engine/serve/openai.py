@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Response
 
@@ -12,9 +12,11 @@ from engine.core.request import Request
 from engine.errors import RequestError
 from engine.serve.answer import Answer
 from engine.serve.completion import ChatFormat, CompletionFormat, Format
-from engine.serve.fields import MAX_SESSION_ID, ChatFields, CompletionFields, FieldLog
+from engine.serve.fields import MAX_SESSION_ID, ChatFields, CompletionFields, FieldLog, GenerationFields
 from engine.serve.service import Service
 from engine.serve.session import Session
+
+Fields = TypeVar("Fields", ChatFields, CompletionFields)
 
 SessionHeader = Annotated[str | None, Header(min_length=1, max_length=MAX_SESSION_ID)]
 """`x-session-id`, for clients that cannot add a field to the body; the body's `session_id` comes first."""
@@ -29,15 +31,15 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def chat(fields: ChatFields, x_session_id: SessionHeader = None) -> Response:
         field_log.note(fields)
-        # Rendering and encoding a long conversation takes milliseconds that other streams need on this thread.
-        prompt = await asyncio.to_thread(_chat_prompt, service(), fields)
-        return _answer(session, service(), fields, prompt, ChatFormat, "chatcmpl-", x_session_id)
+        # Rendering a long conversation and compiling a grammar take time that other streams need on this thread.
+        request = await asyncio.to_thread(_request, service(), fields, _chat_prompt, "chatcmpl-", x_session_id)
+        return _answer(session, service(), fields, request, ChatFormat)
 
     @router.post("/completions", response_model=None)
     async def completions(fields: CompletionFields, x_session_id: SessionHeader = None) -> Response:
         field_log.note(fields)
-        prompt = await asyncio.to_thread(_completion_prompt, service(), fields)
-        return _answer(session, service(), fields, prompt, CompletionFormat, "cmpl-", x_session_id)
+        request = await asyncio.to_thread(_request, service(), fields, _completion_prompt, "cmpl-", x_session_id)
+        return _answer(session, service(), fields, request, CompletionFormat)
 
     @router.post("/sessions/{session_id}/end")
     async def end_session(session_id: str) -> dict[str, Any]:
@@ -59,23 +61,32 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
     return router
 
 
-def _answer(
-    session: Session,
+def _request(
     service: Service,
-    fields: ChatFields | CompletionFields,
-    prompt: list[int],
-    form: type[Format],
+    fields: Fields,
+    prompt_of: Callable[[Service, Fields], list[int]],
     prefix: str,
     session_header: str | None,
-) -> Answer:
+) -> Request:
+    prompt = prompt_of(service, fields)
     fields.check_supported()
     params = fields.sampling(_max_tokens(service, fields, len(prompt)), fields.alternatives)
-    conversation = fields.session_id or session_header
-    request = Request(prefix + uuid.uuid4().hex, tuple(prompt), params, conversation)
-    events = bool(fields.stream)
-    logprobs = fields.alternatives is not None
-    written = form(request.request_id, service.name, service.tokenizer, logprobs=logprobs, usage=fields.include_usage)
-    return Answer(session, request, written, events=events)
+    service.engine.prepare(params)
+    return Request(prefix + uuid.uuid4().hex, tuple(prompt), params, fields.session_id or session_header)
+
+
+def _answer(
+    session: Session, service: Service, fields: GenerationFields, request: Request, form: type[Format]
+) -> Answer:
+    written = form(
+        request.request_id,
+        service.name,
+        service.tokenizer,
+        choices=request.params.n,
+        logprobs=request.params.logprobs is not None,
+        usage=fields.include_usage,
+    )
+    return Answer(session, request, written, events=bool(fields.stream))
 
 
 def _chat_prompt(service: Service, fields: ChatFields) -> list[int]:

@@ -4,17 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from engine.core.request import Request, StepOutput
+from engine.core.request import Request, SamplingParams, StepOutput
 from engine.errors import RequestError
 from engine.text.chat import ChatTemplate
 from engine.text.tokenizer import Tokenizer
 
 
 class StepEngine(Protocol):
-    """What serving needs of the engine; every method is called on the session's thread alone."""
+    """What serving needs of the engine; every method but `prepare` is called on the session's thread alone."""
 
     @property
     def has_work(self) -> bool: ...
+
+    def prepare(self, params: SamplingParams) -> None:
+        """Do the slow part of `add` for `params` on any thread; RequestError for what `add` would refuse."""
 
     def add(self, request: Request) -> None: ...
 

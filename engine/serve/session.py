@@ -16,23 +16,26 @@ logger = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed", "closed"]
 
+FAILED = ("error", "abort")
+"""Finish reasons that end a request with all its choices."""
+
 
 class Stream:
     """The outputs of one request, for one reader.
 
-    Asynchronous iteration gives everything that is ready as one merged StepOutput, so a slow reader holds one entry
-    that grows at most to the completion, and never blocks the engine or another reader. Ends after the output that
-    has a `finish_reason`; `rejection` is set when the engine refused the request itself. `close` (or leaving the
-    `with` block) aborts the request unless it has finished.
+    Asynchronous iteration gives everything that is ready of one choice as one merged StepOutput, so a slow reader holds
+    one entry a choice that grows at most to the completion, and never blocks the engine or another reader. Ends after
+    each of the `choices` had an output with a `finish_reason`, or one of them failed; `rejection` is set when the
+    engine refused the request itself. `close` (or leaving the `with` block) aborts the request unless it has finished.
     """
 
-    def __init__(self, request_id: str, abort: Callable[[str], None]) -> None:
+    def __init__(self, request_id: str, abort: Callable[[str], None], choices: int = 1) -> None:
         self.request_id = request_id
         self.rejection: UserError | None = None
         self._abort = abort
-        self._pending: list[StepOutput] = []
+        self._pending: dict[int, list[StepOutput]] = {}
         self._ready = asyncio.Event()
-        self._done = False
+        self._open = set(range(choices))
 
     def __enter__(self) -> "Stream":
         return self
@@ -45,25 +48,32 @@ class Stream:
 
     async def __anext__(self) -> StepOutput:
         while not self._pending:
-            if self._done:
+            if self.is_done:
                 raise StopAsyncIteration
             self._ready.clear()
             await self._ready.wait()
-        outputs, self._pending = self._pending, []
-        return merge(outputs)
+        return merge(self._pending.pop(next(iter(self._pending))))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more will be pushed."""
+        return not self._open
 
     def push(self, output: StepOutput) -> None:
         """Hand one output to the reader. On the event loop's thread only, as everything here."""
-        if self._done:
+        if self.is_done:
             return
-        self._pending.append(output)
-        self._done = output.finish_reason is not None
+        self._pending.setdefault(output.index, []).append(output)
+        if output.finish_reason in FAILED:
+            self._open.clear()
+        elif output.finish_reason is not None:
+            self._open.discard(output.index)
         self._ready.set()
 
     def close(self) -> None:
         """Stop listening; a reader that waits ends at once."""
-        if not self._done:
-            self._done = True
+        if not self.is_done:
+            self._open.clear()
             self._pending.clear()
             self._abort(self.request_id)
         self._ready.set()
@@ -95,7 +105,7 @@ class Session:
 
     def submit(self, request: Request) -> Stream:
         """Queue a request. A session that is not ready gives a stream whose only output is the error."""
-        stream = Stream(request.request_id, self._abort)
+        stream = Stream(request.request_id, self._abort, request.params.n)
         if self.state != "ready":
             stream.push(_failure(request.request_id, f"the engine is {self.state}"))
             return stream
@@ -179,9 +189,11 @@ class Session:
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
-            if output.finish_reason is not None:
-                del self._streams[output.request_id]
             stream.push(output)
+            if output.finish_reason in FAILED:
+                self._abort(output.request_id)
+            elif stream.is_done:
+                del self._streams[output.request_id]
 
     def _reject(self, request_id: str, error: UserError) -> None:
         stream = self._streams.pop(request_id, None)

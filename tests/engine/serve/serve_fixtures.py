@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
-from engine.core.request import Request, StepOutput, TokenLogprob
+from engine.core.request import Request, SamplingParams, StepOutput, TokenLogprob
 from engine.errors import UserError
 from engine.serve.app import DrainingServer, bind, build_app
 from engine.serve.service import Service
@@ -63,6 +63,9 @@ class ScriptedEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._running)
+
+    def prepare(self, params: SamplingParams) -> None:
+        params.check()
 
     def add(self, request: Request) -> None:
         if "refuse" in self._tokenizer.decode(request.prompt_ids):

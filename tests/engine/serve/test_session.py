@@ -55,7 +55,7 @@ def test_slow_reader_holds_nobody_up_and_misses_nothing() -> None:
         slow = session.submit(request(service, "slow", max_tokens=50))
         fast = session.submit(request(service, "fast", max_tokens=50))
         quick = [output async for output in fast]
-        assert len(slow._pending) == 50
+        assert len(slow._pending[0]) == 50
         late = [output async for output in slow]
         assert len(late) == 1
         assert late[0].text == "".join(output.text for output in quick)
