@@ -1,0 +1,250 @@
+"""Vectors of 16 floats for numba: what LLVM's loop vectoriser does not find by itself in packed weights.
+
+Functions take addresses (int64) as numba compiles no pointers; alignment is never assumed. LLVM lowers a vector of 16
+to one AVX-512 register, two AVX2 or four NEON ones, so that kernels written with these run on any processor.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import torch
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import register_model
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+LANES = 16
+_FLOAT, _HALF, _BYTE, _SHORT, _INT = ir.FloatType(), ir.HalfType(), ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_FLOATS, _BYTES = ir.VectorType(_FLOAT, LANES), ir.VectorType(_BYTE, LANES)
+_REASSOCIATION = {"contract", "reassoc", "nsz"}
+
+
+class VectorType(types.Type):
+    """A numba type that is one LLVM vector."""
+
+    def __init__(self, name: str, element: ir.Type) -> None:
+        super().__init__(name=name)
+        self.lowered = ir.VectorType(element, LANES)
+
+
+class VectorModel(models.PrimitiveModel):
+    """How a vector lies in a variable: as itself."""
+
+    def __init__(self, manager: Any, kind: VectorType) -> None:
+        super().__init__(manager, kind, kind.lowered)  # type: ignore[no-untyped-call]
+
+
+register_model(VectorType)(VectorModel)
+F32X16 = VectorType("f32x16", _FLOAT)
+U8X16 = VectorType("u8x16", _BYTE)
+
+
+def jit(function: Function) -> Function:
+    """Compile at first use, without the interpreter's lock; the machine code is kept on disk where that is possible."""
+    return _compiled(function, parallel=False)
+
+
+def parallel_jit(function: Function) -> Function:
+    """`jit` with `prange` spread over threads."""
+    return _compiled(function, parallel=True)
+
+
+def threads() -> int:
+    """Threads that a parallel kernel may use: as many as torch's, whose OpenMP pool numba's runs on as well."""
+    count = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    if numba.get_num_threads() != count:
+        numba.set_num_threads(count)
+    return count
+
+
+def _compiled(function: Function, **options: bool) -> Function:
+    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _REASSOCIATION} | options
+    try:
+        return numba.njit(cache=True, **settings)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # neither this folder nor the user's cache can be written
+        return numba.njit(**settings)(function)  # type: ignore[no-any-return]
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """numba's decorator: `function` takes a typing context and argument types; returns a signature and a lowering."""
+    return numba_intrinsic(function)
+
+
+def _pointer(builder: Any, address: Any, pointee: ir.Type) -> Any:
+    return builder.inttoptr(address, pointee.as_pointer())
+
+
+def _load(builder: Any, address: Any, kind: ir.Type) -> Any:
+    value = builder.load(_pointer(builder, address, kind), typ=kind)
+    value.align = 1
+    return value
+
+
+@intrinsic
+def zeros(_: Any) -> Any:
+    """Sixteen zeros."""
+    return F32X16(), lambda context, builder, signature, arguments: ir.Constant(_FLOATS, [0.0] * LANES)
+
+
+@intrinsic
+def splat(_: Any, value: Any) -> Any:
+    """Sixteen times `value` float32."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), arguments[0], ir.Constant(_INT, 0))
+        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
+
+    return F32X16(types.float32), lower
+
+
+@intrinsic
+def load(_: Any, address: Any) -> Any:
+    """Sixteen float32 at `address`."""
+    return F32X16(types.int64), lambda context, builder, signature, arguments: _load(builder, arguments[0], _FLOATS)
+
+
+@intrinsic
+def load_halves(_: Any, address: Any) -> Any:
+    """Sixteen float16 at `address`, as float32."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(_load(builder, arguments[0], ir.VectorType(_HALF, LANES)), _FLOATS)
+
+    return F32X16(types.int64), lower
+
+
+@intrinsic
+def load_bfloats(_: Any, address: Any) -> Any:
+    """Sixteen bfloat16 at `address`, as float32."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(_INT, LANES)
+        bits = builder.zext(_load(builder, arguments[0], ir.VectorType(_SHORT, LANES)), wide)
+        return builder.bitcast(builder.shl(bits, ir.Constant(wide, [16] * LANES)), _FLOATS)
+
+    return F32X16(types.int64), lower
+
+
+@intrinsic
+def load_signed(_: Any, address: Any) -> Any:
+    """Sixteen int8 at `address`, as float32."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.sitofp(_load(builder, arguments[0], _BYTES), _FLOATS)
+
+    return F32X16(types.int64), lower
+
+
+@intrinsic
+def load_bytes(_: Any, address: Any) -> Any:
+    """Sixteen bytes at `address`."""
+    return U8X16(types.int64), lambda context, builder, signature, arguments: _load(builder, arguments[0], _BYTES)
+
+
+@intrinsic
+def store(_: Any, address: Any, value: Any) -> Any:
+    """Write sixteen float32 to `address`."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[1], _pointer(builder, arguments[0], _FLOATS), align=1)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, F32X16), lower
+
+
+@intrinsic
+def shift_mask(_: Any, values: Any, shift: Any, mask: Any) -> Any:
+    """`(values >> shift) & mask` of bytes, the same shift and mask (uint8) for all."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def same(value: Any) -> Any:
+            one = builder.insert_element(ir.Constant(_BYTES, ir.Undefined), value, ir.Constant(_INT, 0))
+            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
+
+        return builder.and_(builder.lshr(arguments[0], same(arguments[1])), same(arguments[2]))
+
+    return U8X16(U8X16, types.uint8, types.uint8), lower
+
+
+@intrinsic
+def merge_bits(_: Any, low: Any, high: Any, shift: Any) -> Any:
+    """`low | (high << shift)` of bytes."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        one = builder.insert_element(ir.Constant(_BYTES, ir.Undefined), arguments[2], ir.Constant(_INT, 0))
+        shift = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INT, LANES), [0] * LANES))
+        return builder.or_(arguments[0], builder.shl(arguments[1], shift))
+
+    return U8X16(U8X16, U8X16, types.uint8), lower
+
+
+@intrinsic
+def to_floats(_: Any, values: Any) -> Any:
+    """Bytes 0 to 255 as float32."""
+    return F32X16(U8X16), lambda context, builder, signature, arguments: builder.uitofp(arguments[0], _FLOATS)
+
+
+@intrinsic
+def fma(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """`a * b + c`, rounded once where the processor can."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        signature = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, signature, "llvm.fmuladd.v16f32"), arguments)
+
+    return F32X16(F32X16, F32X16, F32X16), lower
+
+
+@intrinsic
+def multiply(_: Any, a: Any, b: Any) -> Any:
+    """`a * b`."""
+    return F32X16(F32X16, F32X16), lambda context, builder, signature, arguments: builder.fmul(*arguments)
+
+
+@intrinsic
+def add(_: Any, a: Any, b: Any) -> Any:
+    """`a + b`."""
+    return F32X16(F32X16, F32X16), lambda context, builder, signature, arguments: builder.fadd(*arguments)
+
+
+@intrinsic
+def total(_: Any, values: Any) -> Any:
+    """The sum of the sixteen, pairwise."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector, width = arguments[0], LANES
+        while width > 1:
+            width //= 2
+            half = ir.VectorType(_INT, width)
+            low = builder.shuffle_vector(vector, vector, ir.Constant(half, list(range(width))))
+            high = builder.shuffle_vector(vector, vector, ir.Constant(half, list(range(width, 2 * width))))
+            vector = builder.fadd(low, high)
+        return builder.extract_element(vector, ir.Constant(_INT, 0))
+
+    return types.float32(F32X16), lower
+
+
+@intrinsic
+def half_of_four(_: Any, address: Any, lane: Any) -> Any:
+    """Number `lane` of the four float16 at `address`, as float32.
+
+    Four are converted where one is asked for: x86 loads a lone half into a register that keeps its other lanes, and so
+    waits for whatever was there.
+    """
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        halves = _load(builder, arguments[0], ir.VectorType(_HALF, 4))
+        floats = builder.fpext(halves, ir.VectorType(_FLOAT, 4))
+        return builder.extract_element(floats, builder.trunc(arguments[1], _INT))
+
+    return types.float32(types.int64, types.int64), lower
+
+
+@intrinsic
+def byte_at(_: Any, address: Any) -> Any:
+    """The byte at `address`."""
+    return types.uint8(types.int64), lambda context, builder, signature, arguments: _load(builder, arguments[0], _BYTE)
