@@ -93,6 +93,8 @@ def _absorb(completion: Completion, output: StepOutput) -> None:
     completion.token_ids += output.token_ids
     completion.text += output.text
     completion.cached_tokens = output.cached_tokens
+    if output.prompt_logprobs:
+        completion.prompt_logprobs = list(output.prompt_logprobs)
     if completion.logprobs is not None:
         completion.logprobs += output.logprobs
     if output.finish_reason is not None:

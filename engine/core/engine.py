@@ -235,8 +235,15 @@ class Engine:
     def _logits(self, chunks: Sequence[Chunk]) -> Tensor:
         """Rows for the sampler, without the padding of the vocabulary."""
         batches = [[chunk] for chunk in chunks] if self.config.deterministic else [chunks]
-        rows = [self._runner.run(batch) for batch in batches]
-        return (rows[0] if len(rows) == 1 else torch.cat(rows))[:, : self._vocabulary]
+        parts = [self._runner.run(batch) for batch in batches]
+        rows = (parts[0] if len(parts) == 1 else torch.cat(parts))[:, : self._vocabulary]
+        if not any(chunk.sequence.scores_prompt for chunk in chunks):
+            return rows
+        ends = torch.tensor([len(chunk.logit_rows) for chunk in chunks]).cumsum(0).tolist()
+        for chunk, end in zip(chunks, ends, strict=True):
+            if chunk.sequence.scores_prompt:
+                _score_prompt(chunk, rows[end - chunk.tokens : end])
+        return rows[[end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.reaches_end]]
 
     def _extend(self, sequences: Sequence[SequenceState], logits: Tensor) -> list[StepOutput]:
         """Sample a token for each sequence from its row of `logits`."""
@@ -256,6 +263,7 @@ class Engine:
         for follower in (sequence.penalties, sequence.matcher):
             if follower is not None:
                 follower.accept([token])
+        scores = tuple(sequence.scored.values()) if sequence.scores_prompt else ()
         sequence.token_ids.append(token)
         self._generated += 1
         self._release_held(self._requests[sequence.request.request_id])
@@ -275,6 +283,7 @@ class Engine:
             cache_source=sequence.cache_source,
             logprobs=logprobs,
             index=sequence.index,
+            prompt_logprobs=scores,
         )
 
     def _finish_reason(self, sequence: SequenceState, is_stop: bool) -> FinishReason | None:
@@ -320,6 +329,14 @@ class Engine:
             error=f"{type(error).__name__}: {error}",
             index=sequence.index,
         )
+
+
+def _score_prompt(chunk: Chunk, logits: Tensor) -> None:
+    """Note the log-probability of each prompt token that follows a row of `logits` [chunk.tokens, vocab]."""
+    sequence = chunk.sequence
+    alternatives = sequence.request.params.prompt_logprobs or 0
+    for row, position in enumerate(range(chunk.start + 1, min(chunk.start + chunk.tokens + 1, sequence.prompt_tokens))):
+        sequence.scored[position] = token_logprob(logits[row], sequence.token_ids[position], alternatives)
 
 
 def _check(config: EngineConfig) -> None:

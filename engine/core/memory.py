@@ -186,6 +186,8 @@ class Memory:
 
     def _reusable(self, sequence: SequenceState) -> Sequence[int]:
         """The tokens that may come from the tree: with tiles, not those that were generated one by one."""
+        if sequence.scores_prompt:
+            return ()
         return sequence.token_ids if self._tile is None else sequence.request.prompt_ids
 
     def _start_from(self, sequence: SequenceState, path: Sequence[PrefixNode]) -> None:

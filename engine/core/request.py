@@ -33,7 +33,8 @@ class SamplingParams:
     choices draws as a request with `seed + i` does. `presence_penalty` and `frequency_penalty` count generated tokens,
     `repetition_penalty` those of the prompt as well; `logit_bias` maps token ids to what is added to their logits.
     `logprobs` is the number of alternatives to report per token (0: the chosen token's own only; None: none at all);
-    they are the model's own, before penalties, bias, grammar and temperature. `grammar` constrains the whole text.
+    they are the model's own, before penalties, bias, grammar and temperature. `prompt_logprobs` asks for those of the
+    prompt's tokens from the second on; such a prompt is computed whole. `grammar` constrains the whole text.
     """
 
     max_tokens: int = 256
@@ -52,6 +53,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     grammar: Grammar | None = None
+    prompt_logprobs: int | None = None
 
     def check(self) -> None:
         """RequestError that names the first field out of range."""
@@ -62,6 +64,7 @@ class SamplingParams:
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
             ("logprobs", self.logprobs is None or self.logprobs >= 0, "0 or more"),
+            ("prompt_logprobs", self.prompt_logprobs is None or self.prompt_logprobs >= 0, "0 or more"),
             ("n", self.n >= 1, "at least 1"),
             ("presence_penalty", math.isfinite(self.presence_penalty), "a finite number"),
             ("frequency_penalty", math.isfinite(self.frequency_penalty), "a finite number"),
@@ -85,7 +88,7 @@ class TokenLogprob:
 class Completion:
     """A finished generation. `text` ends before the stop string; `cached_tokens` prompt tokens were not recomputed.
 
-    `index` counts the `n` choices of one request.
+    `index` counts the `n` choices of one request; the first alone has `prompt_logprobs`.
     """
 
     token_ids: list[int]
@@ -96,6 +99,7 @@ class Completion:
     logprobs: list[TokenLogprob] | None = None
     error: str | None = None
     index: int = 0
+    prompt_logprobs: list[TokenLogprob] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class StepOutput:
     logprobs: tuple[TokenLogprob, ...] = field(default=())
     error: str | None = None
     index: int = 0
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Runner:
         self._decoder, self._cache, self._device = decoder, cache, device
 
     def run(self, chunks: Sequence[Chunk], *, every_row: bool = False) -> Tensor:
-        """Logits float32 [R, vocab] of the last row of each chunk that reaches its sequence's end, or of all rows."""
+        """Logits float32 [R, vocab] of each chunk's `logit_rows`, or of all rows."""
         return self._decoder.forward(self._batch(chunks, every_row), self._cache)
 
     def _batch(self, chunks: Sequence[Chunk], every_row: bool) -> Batch:
@@ -48,9 +48,8 @@ class Runner:
             tokens += chunk.token_ids
             positions += span
             slots += [blocks[at // size] * size + at % size for at in span]
+            rows += [starts[-1] + row for row in chunk.logit_rows]
             starts.append(len(tokens))
-            if chunk.reaches_end:
-                rows.append(len(tokens) - 1)
         longest = max(len(chunk.sequence.blocks) for chunk in chunks)
         tables = [chunk.sequence.blocks + [0] * (longest - len(chunk.sequence.blocks)) for chunk in chunks]
         return Batch(

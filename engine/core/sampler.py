@@ -6,6 +6,7 @@ Each operation works along a row, in an order that does not depend on the number
 its logits and seed and from nothing else in the batch (softmax, cumsum and topk do so on CPU; sums across rows do not).
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -151,4 +152,6 @@ def token_logprob(logits: Tensor, token_id: int, alternatives: int) -> TokenLogp
     if alternatives > 0:
         values, ids = logprobs.topk(min(alternatives, logprobs.shape[-1]))
         top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    return TokenLogprob(token_id, float(logprobs[token_id]), top)
+    # A prompt may hold ids of padding rows.
+    own = float(logprobs[token_id]) if token_id < len(logprobs) else -math.inf
+    return TokenLogprob(token_id, own, top)

@@ -7,7 +7,7 @@ from engine.cache.prefix import PrefixNode
 from engine.cache.snapshots import Source
 from engine.core.grammar import Matcher
 from engine.core.penalties import Penalties
-from engine.core.request import Request
+from engine.core.request import Request, TokenLogprob
 from engine.core.text_stream import TextStream
 
 
@@ -40,6 +40,7 @@ class SequenceState:
     index: int = 0
     penalties: Penalties | None = None
     matcher: Matcher | None = None
+    scored: dict[int, TokenLogprob] = field(default_factory=dict)
 
     @property
     def pending(self) -> int:
@@ -53,6 +54,11 @@ class SequenceState:
     @property
     def generated(self) -> int:
         return len(self.token_ids) - self.prompt_tokens
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the logits of the prompt's tokens are wanted, which are not to be had from the cache."""
+        return self.request.params.prompt_logprobs is not None and self.index == 0 and self.generated == 0
 
 
 @dataclass(eq=False)
@@ -85,3 +91,10 @@ class Chunk:
     def reaches_end(self) -> bool:
         """Whether the step computes the last known token, whose logits choose the next one."""
         return self.tokens == self.sequence.pending
+
+    @property
+    def logit_rows(self) -> range:
+        """The rows whose logits are wanted."""
+        if self.sequence.scores_prompt:
+            return range(self.tokens)
+        return range(self.tokens - 1, self.tokens) if self.reaches_end else range(0)

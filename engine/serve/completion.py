@@ -1,6 +1,7 @@
 """Bodies and events of finished and growing completions, in the two OpenAI formats."""
 
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,10 +24,12 @@ class Tally:
     cached_tokens: int = 0
     completion_tokens: int = 0
     finish_reason: str | None = None
+    prompt_logprobs: Sequence[TokenLogprob] = ()
 
     def add(self, output: StepOutput) -> None:
         self.text.append(output.text)
         self.logprobs.extend(output.logprobs)
+        self.prompt_logprobs = self.prompt_logprobs or output.prompt_logprobs
         self.prompt_tokens = max(self.prompt_tokens, output.prompt_tokens)
         self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
         self.completion_tokens += len(output.token_ids)
@@ -51,9 +54,18 @@ class Format(ABC):
     body_object: str
 
     def __init__(
-        self, answer_id: str, model: str, tokenizer: Tokenizer, *, choices: int, logprobs: bool, usage: bool
+        self,
+        answer_id: str,
+        model: str,
+        tokenizer: Tokenizer,
+        *,
+        choices: int,
+        logprobs: bool,
+        usage: bool,
+        echo: Sequence[int] = (),
     ) -> None:
         self._choices = choices
+        self._echo = echo
         self._about = {"id": answer_id, "created": int(time.time()), "model": model}
         self._tokenizer = tokenizer
         self._logprobs = logprobs
@@ -140,23 +152,44 @@ class ChatFormat(Format):
 
 
 class CompletionFormat(Format):
-    """`text_completion`, the same name for both forms."""
+    """`text_completion`, the same name for both forms. Each choice begins with the prompt `echo`, if there is one."""
 
     stream_object = "text_completion"
     body_object = "text_completion"
 
-    def __init__(
-        self, answer_id: str, model: str, tokenizer: Tokenizer, *, choices: int, logprobs: bool, usage: bool
-    ) -> None:
-        super().__init__(answer_id, model, tokenizer, choices=choices, logprobs=logprobs, usage=usage)
-        self._offsets = [0] * choices
+    def __init__(self, *about: Any, **options: Any) -> None:
+        super().__init__(*about, **options)
+        self._offsets = [0] * self._choices
+        self._scores: Sequence[TokenLogprob] = ()
 
     def choice(self, index: int, tally: Tally) -> dict[str, Any]:
-        return {"text": "".join(tally.text), "logprobs": self._lists(index, tally.logprobs)}
+        self._scores = self._scores or tally.prompt_logprobs
+        prompt = self._prompt(index)
+        return {
+            "text": "".join([self._prompt_text(), *tally.text]),
+            "logprobs": self._lists(index, [*prompt, *tally.logprobs]),
+        }
+
+    def opening(self) -> bytes:
+        """The prompt without its log-probabilities, which come with each choice's first token."""
+        if not self._echo:
+            return b""
+        delta = {"text": self._prompt_text(), "logprobs": None}
+        return b"".join(self._choice_event(index, delta, None) for index in range(self._choices))
 
     def delta(self, output: StepOutput) -> dict[str, Any]:
-        logprobs = self._lists(output.index, output.logprobs) if output.logprobs else None
-        return {"text": output.text, "logprobs": logprobs}
+        self._scores = self._scores or output.prompt_logprobs
+        items = [*self._prompt(output.index), *output.logprobs] if output.logprobs else []
+        return {"text": output.text, "logprobs": self._lists(output.index, items) if items else None}
+
+    def _prompt_text(self) -> str:
+        return self._tokenizer.decode(self._echo)
+
+    def _prompt(self, index: int) -> list[TokenLogprob]:
+        """The echoed prompt, if this choice has not had it yet. Nothing precedes its first token: it has no number."""
+        if not self._echo or self._offsets[index]:
+            return []
+        return [TokenLogprob(self._echo[0], math.nan), *self._scores]
 
     def _lists(self, index: int, items: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._logprobs:
@@ -168,7 +201,10 @@ class CompletionFormat(Format):
             self._offsets[index] += len(token)
         return {
             "tokens": tokens,
-            "token_logprobs": [item.logprob for item in items],
-            "top_logprobs": [{self.token_text(i): logprob for i, logprob in item.top} for item in items],
+            "token_logprobs": [None if math.isnan(item.logprob) else item.logprob for item in items],
+            "top_logprobs": [
+                None if math.isnan(item.logprob) else {self.token_text(i): logprob for i, logprob in item.top}
+                for item in items
+            ],
             "text_offset": offsets,
         }

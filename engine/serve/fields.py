@@ -17,7 +17,6 @@ MAX_SESSION_ID = 256
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
-    "echo": (None, False),
     "suffix": (None, ""),
     "best_of": (None, 1),
     "guided_json": (None,),
@@ -95,6 +94,11 @@ class GenerationFields(BaseModel):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def echoes_prompt(self) -> bool:
+        """Whether the answer begins with the prompt."""
+        return False
+
     def check_supported(self) -> None:
         """Raise RequestError for a field that would change the answer and is not supported."""
         for name, allowed in NEUTRAL.items():
@@ -114,6 +118,7 @@ class GenerationFields(BaseModel):
             seed=self.seed,
             stop=tuple(self.stop),
             logprobs=logprobs,
+            prompt_logprobs=logprobs if self.echoes_prompt else None,
             n=self.n or 1,
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
@@ -161,11 +166,16 @@ class CompletionFields(GenerationFields):
     prompt_field: ClassVar[str] = "prompt"
 
     prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
+    echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @property
     def token_limit(self) -> int | None:
         return self.max_tokens
+
+    @property
+    def echoes_prompt(self) -> bool:
+        return bool(self.echo)
 
     @property
     def alternatives(self) -> int | None:

@@ -83,6 +83,7 @@ def _answer(
         service.name,
         service.tokenizer,
         choices=request.params.n,
+        echo=request.prompt_ids if fields.echoes_prompt else (),
         logprobs=request.params.logprobs is not None,
         usage=fields.include_usage,
     )

@@ -229,6 +229,7 @@ def merge(outputs: Sequence[StepOutput]) -> StepOutput:
         token_ids=tuple(i for output in outputs for i in output.token_ids),
         text="".join(output.text for output in outputs),
         logprobs=tuple(item for output in outputs for item in output.logprobs),
+        prompt_logprobs=outputs[0].prompt_logprobs,
         prompt_tokens=max(output.prompt_tokens for output in outputs),
         cached_tokens=max(output.cached_tokens for output in outputs),
     )

@@ -17,11 +17,17 @@ PROMPT = tuple(Random(4).randrange(256) for _ in range(40))
 HOT = SamplingParams(max_tokens=12, temperature=1.0, top_p=0.9, seed=-1, n=3, ignore_eos=True)
 
 
+def step_all(engine: Engine) -> list[StepOutput]:
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+    return outputs
+
+
 def drive(engine: Engine) -> dict[int, list[StepOutput]]:
     outputs = defaultdict(list)
-    while engine.has_work:
-        for output in engine.step():
-            outputs[output.index].append(output)
+    for output in step_all(engine):
+        outputs[output.index].append(output)
     return dict(outputs)
 
 
@@ -112,6 +118,23 @@ def test_logprobs_are_the_models_own(make_engine: Make) -> None:
     assert bent.token_ids == [7]
     assert bent.logprobs[0].top == free[0].top
     assert bent.logprobs[0].logprob == dict(free[0].top)[7]
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_step_tokens": 7, "max_running": 2}, {"num_blocks": 8}])
+def test_prompt_logprobs_are_those_of_a_plain_forward(make_engine: Make, limits: dict[str, int]) -> None:
+    """Also in chunks, beside others and where the prompt is in the cache already."""
+    engine = make_engine(**limits)
+    run(engine, {"warm": (list(PROMPT), SamplingParams(max_tokens=2))})
+    params = SamplingParams(max_tokens=30, temperature=0.0, prompt_logprobs=2, n=2, ignore_eos=True)
+    engine.add(Request("other", PROMPT[:9], replace(params, prompt_logprobs=None)))
+    engine.add(Request("a", PROMPT, params))
+    scored = [output for output in step_all(engine) if output.prompt_logprobs]
+    assert [(output.request_id, output.index) for output in scored] == [("a", 0)]
+    rows = make_engine().logits(PROMPT)[:, :256].log_softmax(-1)
+    assert [item.token_id for item in scored[0].prompt_logprobs] == list(PROMPT[1:])
+    for row, item in zip(rows, scored[0].prompt_logprobs, strict=False):
+        assert item.logprob == pytest.approx(row[item.token_id].item(), abs=1e-4)
+        assert [token for token, _ in item.top] == row.topk(2).indices.tolist()
 
 
 @pytest.mark.parametrize(

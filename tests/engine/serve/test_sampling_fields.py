@@ -110,6 +110,24 @@ def test_n_choices_in_a_chat_each_begin_with_the_role(server: Server) -> None:
         assert "".join(delta.content or "" for delta in deltas) == plain.choices[index].message.content
 
 
+def test_echo_begins_each_choice_with_the_prompt_and_its_logprobs(server: Server) -> None:
+    plain = complete(server, n=2, logprobs=2)
+    echoed = complete(server, n=2, logprobs=2, echo=True)
+    chunks = list(complete(server, n=2, logprobs=2, echo=True, stream=True))
+    prompt = "hello there, you all"
+    for before, choice in zip(plain.choices, echoed.choices, strict=True):
+        assert choice.text == prompt + before.text
+        lists = choice.logprobs
+        assert lists.tokens == [*prompt, *before.logprobs.tokens]
+        assert lists.token_logprobs[0] is None
+        assert all(value < 0 for value in lists.token_logprobs[1:])
+        assert lists.text_offset[:21] == list(range(21))
+        parts = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
+        assert "".join(part.text for part in parts) == choice.text
+        assert [t for part in parts if part.logprobs for t in part.logprobs.token_logprobs] == lists.token_logprobs
+    assert complete(server, echo=True).choices[0].text == prompt + plain.choices[0].text
+
+
 def test_a_disconnect_ends_every_choice(server: Server) -> None:
     with server.client().completions.create(model="m", prompt="long", max_tokens=400, n=4, stream=True) as chunks:
         next(iter(chunks))
