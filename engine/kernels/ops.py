@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Protocol
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from engine.kernels import cpu, reference
 from engine.kernels.reference_moe import Experts
 
 logger = logging.getLogger(__name__)
@@ -56,12 +57,15 @@ class Kernels(Protocol):
     def moe(self, x: Tensor, gate_up: Experts, down: Experts, weights: Tensor, experts: Tensor) -> Tensor: ...
 
 
-_FAMILIES: Mapping[str, tuple[str, Kernels]] = {"cpu": ("cpu", cpu)}
+_FAMILIES: Mapping[str, str] = MappingProxyType({"cpu": "cpu", "cuda": "cuda"})
 
 
 @cache
 def family(device_type: str) -> Kernels:
-    """The kernels for `device_type` ("cpu", "cuda", ...), said once in the log."""
-    name, kernels = _FAMILIES.get(device_type, ("reference", reference))
+    """The kernels for `device_type` ("cpu", "cuda", ...), said once in the log.
+
+    A family is imported when a device asks for it: what it is built with need not be there for the others.
+    """
+    name = _FAMILIES.get(device_type, "reference")
     logger.info("kernels for %s: %s", device_type, name)
-    return kernels
+    return cast(Kernels, import_module(f"engine.kernels.{name}"))

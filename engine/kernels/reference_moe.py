@@ -10,8 +10,15 @@ from torch import Tensor
 class Experts(Protocol):
     """A stack of E matrices [out, in], packed in any format."""
 
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
     def expert(self, index: int) -> Callable[[Tensor], Tensor]:
         """One expert's linear layer, [n, in] to [n, out], without a copy."""
+        ...
+
+    def gather(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Experts `ids` int64 [n] dequantized: [n, out, in] in `dtype`."""
         ...
 
 

@@ -69,6 +69,28 @@ def unpack_codes(packed: Tensor) -> Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
+def centred(packed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Codes less 8, [..., out, in] in float32 or bfloat16, of bytes uint8 [..., out, in / 2]."""
+    if packed.device.type != "cpu":
+        return centred_row_order(packed, dtype)
+    matrices = packed.reshape(-1, *packed.shape[-2:])
+    codes = torch.stack([unpack_codes(matrix) for matrix in matrices])
+    return codes.to(dtype).sub_(8).view(*packed.shape[:-1], -1)
+
+
+def centred_row_order(packed: Tensor, dtype: torch.dtype) -> Tensor:
+    """`centred` of bytes in row order: one look-up for each byte's two codes."""
+    pairs = _pairs(packed.device)[packed.int()]
+    return pairs.view(torch.bfloat16).to(dtype)
+
+
+@lru_cache
+def _pairs(device: torch.device) -> Tensor:
+    """Of each byte, its two codes less 8 in bfloat16, as one word: int32 [256]."""
+    bytes_ = torch.arange(256, device=device)
+    return (torch.stack([bytes_ & 15, bytes_ >> 4], dim=-1) - 8).bfloat16().view(torch.int32).flatten()
+
+
 def _unpack_blocks(packed: Tensor, rows: int, paired: bool) -> Tensor:
     columns = packed.shape[1] * 2
     bytes_ = packed.reshape(-1, columns, rows // 2).transpose(1, 2)

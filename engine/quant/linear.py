@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from engine.kernels.cpu.packed import KINDS, UNIT, matmul
+from engine.kernels.rows import take_rows
+from engine.quant import whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
 
@@ -29,7 +30,7 @@ class QuantizedLinear:
         self.packed = packed
         self.bias = bias
         self.out_features, self.in_features = packed.shape
-        self._matmul = _joined if "+" in packed.format else _MATMULS[packed.format]
+        self._matmul = _matmul_for(packed)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [T, in] in float32 or bfloat16 to [T, out] in the same dtype."""
@@ -67,8 +68,16 @@ class PackedExperts:
         """One expert's linear layer, without a copy."""
         return QuantizedLinear(self.expert_packed(index))
 
+    def gather(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """Experts `ids` int64 [n], dequantized to float32 or bfloat16 [n, out, in], on their device alone."""
+        chosen = {name: take_rows(tensor, ids) for name, tensor in self.tensors.items()}
+        return whole.unpack(self.format, chosen, dtype)
+
     def to(self, device: str | torch.device) -> "PackedExperts":
         """The same experts on another device."""
+        target, own = torch.device(device), next(iter(self.tensors.values())).device
+        if target.type == own.type and target.index in (None, own.index):
+            return self
         return stack_experts([self.expert_packed(index).to(device) for index in range(self.shape[0])])
 
 
@@ -109,10 +118,12 @@ def join_experts(parts: list[PackedExperts]) -> PackedExperts:
     return PackedExperts("+".join(part.format for part in parts), shape, unlike)
 
 
-def runs_packed(device: torch.device, packed: Packed) -> bool:
-    """Whether the CPU's kernels multiply with this matrix as it lies in memory: see `engine.kernels.cpu.packed`."""
-    kind = BLOCK_TYPES.get(packed.format.upper())
-    return device.type == "cpu" and kind is not None and kind.number in KINDS and packed.shape[1] % UNIT == 0
+def _matmul_for(packed: Packed) -> Callable[[Tensor, Packed], Tensor]:
+    if "+" in packed.format:
+        return _joined
+    if packed.device.type != "cpu" and packed.format not in ("f32", "bf16"):
+        return whole.multiply
+    return _MATMULS[packed.format]
 
 
 def _joined(x: Tensor, packed: Packed) -> Tensor:
@@ -121,16 +132,8 @@ def _joined(x: Tensor, packed: Packed) -> Tensor:
     return y if order is None else y[:, order]
 
 
-def _blocks(x: Tensor, packed: Packed) -> Tensor:
-    if runs_packed(x.device, packed):
-        return matmul(x.float(), packed.tensors["blocks"], BLOCK_TYPES[packed.format].number).to(x.dtype)
-    return _tiled(x, packed)
-
-
 def _plain(x: Tensor, packed: Packed) -> Tensor:
     weight = packed.tensors["weight"]
-    if x.dtype == torch.float32 and runs_packed(x.device, packed):
-        return matmul(x, weight.view(torch.uint8), BLOCK_TYPES[packed.format.upper()].number)
     if weight.dtype == x.dtype:
         return linear(x, weight)
     if weight.dtype == torch.float32:
@@ -169,5 +172,5 @@ def _over_tiles(x: Tensor, packed: Packed, unpack: Callable[[Packed], Tensor]) -
 
 
 _MATMULS: Mapping[str, Callable[[Tensor, Packed], Tensor]] = MappingProxyType(
-    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _int4, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _blocks)
+    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _int4, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _tiled)
 )

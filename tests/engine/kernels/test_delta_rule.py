@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.qwen3_next import modeling_qwen3_next as hf
 
-from engine.kernels import cpu, reference
+from engine.kernels import cpu, cuda, reference
 from engine.kernels.ops import Kernels
 
-FAMILIES = [pytest.param(reference, id="reference"), pytest.param(cpu, id="cpu")]
+FAMILIES = [
+    pytest.param(kernels, id=name) for kernels, name in ((reference, "reference"), (cpu, "cpu"), (cuda, "cuda"))
+]
 LENS = [(1,), (64,), (130,), (1, 65, 3), (200, 64, 63, 1), (5, 5)]
 HEADS = [(2, 2), (2, 4), (1, 3)]
 KEY, VALUE, SLOTS = 16, 8, 7

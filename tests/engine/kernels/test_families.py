@@ -1,12 +1,14 @@
 """Every family against the plain reference, operation by operation."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from engine.kernels import cpu, reference
+from engine.kernels import cpu, cuda, reference
 from engine.kernels.ops import Kernels
 
-FAMILIES = [pytest.param(cpu, id="cpu")]
+FAMILIES = [pytest.param(cpu, id="cpu"), pytest.param(cuda, id="cuda")]
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +54,19 @@ def test_paged_attention(kernels: Kernels, tables: list[list[int]], query_lens: 
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
 
 
-def test_paged_attention_over_several_query_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu.attention, "QUERY_TILE", 7)
-    test_paged_attention(cpu, [[3, 4, 5], [9, 0, 7], [1, 2, 0]], (40, 1, 5))
+@pytest.mark.parametrize("kernels", FAMILIES)
+def test_paged_attention_over_several_query_tiles(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels.attention, "QUERY_TILE", 7)
+    test_paged_attention(kernels, [[3, 4, 5], [9, 0, 7], [1, 2, 0]], (40, 1, 5))
+
+
+@pytest.mark.parametrize("query_lens", [(1, 1, 1), (1, 5, 1)])
+@pytest.mark.parametrize("gathered", [1, 48, 96])
+def test_single_tokens_in_several_gathers(
+    query_lens: tuple[int, ...], gathered: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda.attention, "GATHERED_TOKENS", gathered)
+    test_paged_attention(cuda, [[3, 4, 5], [9, 0, 7], [1, 2, 0]], query_lens)
 
 
 @pytest.mark.parametrize("kernels", FAMILIES)

@@ -1,0 +1,37 @@
+"""The CUDA family in portable torch: whole batches and whole matrices a launch, the reference where that is so already.
+
+Within a decode step nothing here waits for the device. Kernels of our own take these places one by one.
+"""
+
+from engine.kernels.cuda.attention import paged_attention, plan_attention
+from engine.kernels.cuda.elementwise import gated_rms_norm, rms_norm, silu_mul
+from engine.kernels.cuda.experts import moe
+from engine.kernels.reference import (
+    causal_conv,
+    causal_conv_step,
+    delta_gates,
+    delta_rule_chunked,
+    delta_rule_step,
+    plan_runs,
+    rotate,
+    route,
+    store_kv,
+)
+
+__all__ = [
+    "causal_conv",
+    "causal_conv_step",
+    "delta_gates",
+    "delta_rule_chunked",
+    "delta_rule_step",
+    "gated_rms_norm",
+    "moe",
+    "paged_attention",
+    "plan_attention",
+    "plan_runs",
+    "rms_norm",
+    "rotate",
+    "route",
+    "silu_mul",
+    "store_kv",
+]

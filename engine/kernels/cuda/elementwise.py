@@ -1,0 +1,20 @@
+"""Norms and activation with few launches."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """See `reference.rms_norm`."""
+    return F.rms_norm(x.float(), weight.shape, weight, eps).to(dtype)
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """See `reference.silu_mul`."""
+    return F.silu(gate).mul_(up)
+
+
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """See `reference_delta.gated_rms_norm`."""
+    return F.rms_norm(x.float(), weight.shape, weight, eps).mul_(F.silu(gate.float())).to(dtype)
