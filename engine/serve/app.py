@@ -175,8 +175,11 @@ def _announce(service: Service, url: str) -> None:
     print(f"Serving {service.name} ({identity['quant']}, {size:.4g} MiB of weights) at {url}", flush=True)
     if service.template is None:
         print("This model has no chat template: /v1/chat/completions is refused, /v1/completions works.", flush=True)
-    elif not service.template.supports_tools:
-        print("This model's chat template has no tools: requests with tools are refused.", flush=True)
+        return
+    try:
+        service.tool_syntax()
+    except UserError as error:
+        print(f"Requests with tools are refused; {error}.", flush=True)
 
 
 @contextlib.contextmanager

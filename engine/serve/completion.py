@@ -1,4 +1,4 @@
-"""Bodies and events of finished and growing completions, in the two OpenAI formats."""
+"""Bodies and events of finished and growing completions."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.cache.snapshots import Source
 from engine.core.request import StepOutput, TokenLogprob
 from engine.text.tokenizer import Tokenizer
 
@@ -18,27 +19,29 @@ DONE = b"data: [DONE]\n\n"
 class Tally:
     """What one choice of a request has produced so far."""
 
+    token_ids: list[int] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    completion_tokens: int = 0
+    cache_source: Source | None = None
     finish_reason: str | None = None
     prompt_logprobs: Sequence[TokenLogprob] = ()
 
     def add(self, output: StepOutput) -> None:
+        self.token_ids += output.token_ids
         self.text.append(output.text)
         self.logprobs.extend(output.logprobs)
         self.prompt_logprobs = self.prompt_logprobs or output.prompt_logprobs
         self.prompt_tokens = max(self.prompt_tokens, output.prompt_tokens)
         self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
-        self.completion_tokens += len(output.token_ids)
+        self.cache_source = output.cache_source or self.cache_source
         self.finish_reason = output.finish_reason or self.finish_reason
 
 
 def usage(tallies: Sequence[Tally]) -> dict[str, Any]:
     """The prompt counts once, as the first choice found it; the others read it from the cache anyway."""
-    first, completion = tallies[0], sum(tally.completion_tokens for tally in tallies)
+    first, completion = tallies[0], sum(len(tally.token_ids) for tally in tallies)
     return {
         "prompt_tokens": first.prompt_tokens,
         "completion_tokens": completion,
@@ -78,10 +81,6 @@ class Format(ABC):
     def choice(self, index: int, tally: Tally) -> dict[str, Any]:
         """One choice of a whole answer."""
 
-    @abstractmethod
-    def delta(self, output: StepOutput) -> dict[str, Any]:
-        """The part of a choice that one output adds."""
-
     def opening(self) -> bytes:
         """Events before the first token."""
         return b""
@@ -89,21 +88,23 @@ class Format(ABC):
     def body(self, tallies: Sequence[Tally]) -> bytes:
         """The whole answer as JSON."""
         choices = [
-            {"index": index, **self.choice(index, tally), "finish_reason": tally.finish_reason}
+            {"index": index, "finish_reason": tally.finish_reason, **self.choice(index, tally)}
             for index, tally in enumerate(tallies)
         ]
         about = {**self._about, "object": self.body_object}
-        return json.dumps({**about, "choices": choices, "usage": usage(tallies)}).encode()
+        return json.dumps({**about, "choices": choices, "usage": usage(tallies), **self.extra(tallies)}).encode()
 
+    def extra(self, tallies: Sequence[Tally]) -> dict[str, Any]:
+        """Fields of our own at the top of a whole answer."""
+        return {}
+
+    @abstractmethod
     def event(self, output: StepOutput) -> bytes:
         """What one output adds, or nothing while its text is held back."""
-        if not output.text and not (self._logprobs and output.logprobs):
-            return b""
-        return self._choice_event(output.index, self.delta(output), None)
 
+    @abstractmethod
     def ending(self, output: StepOutput) -> bytes:
         """The event with a choice's finish reason."""
-        return self._choice_event(output.index, self.delta(StepOutput("")), output.finish_reason)
 
     def closing(self, tallies: Sequence[Tally]) -> bytes:
         """The usage where asked for, and the end mark."""
@@ -111,44 +112,12 @@ class Format(ABC):
             return DONE
         return (self._head + f'[], "usage": {json.dumps(usage(tallies))}}}\n\n').encode() + DONE
 
-    def _choice_event(self, index: int, delta: dict[str, Any], finish_reason: str | None) -> bytes:
+    def _choice_event(self, index: int, delta: dict[str, Any], finish_reason: str | None, extra: str = "") -> bytes:
         choice = {"index": index, **delta, "finish_reason": finish_reason}
-        return (self._head + "[" + json.dumps(choice) + "]" + self._tail).encode()
+        return (self._head + "[" + json.dumps(choice) + "]" + extra + self._tail).encode()
 
     def token_text(self, token_id: int) -> str:
         return self._tokenizer.token_bytes(token_id).decode("utf-8", "replace")
-
-
-class ChatFormat(Format):
-    """`chat.completion` and `chat.completion.chunk`."""
-
-    stream_object = "chat.completion.chunk"
-    body_object = "chat.completion"
-
-    def choice(self, index: int, tally: Tally) -> dict[str, Any]:
-        message = {"role": "assistant", "content": "".join(tally.text), "refusal": None}
-        return {"message": message, "logprobs": self._content(tally.logprobs)}
-
-    def delta(self, output: StepOutput) -> dict[str, Any]:
-        text = {"content": output.text} if output.text else {}
-        return {"delta": text, "logprobs": self._content(output.logprobs) if output.logprobs else None}
-
-    def opening(self) -> bytes:
-        delta = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
-        return b"".join(self._choice_event(index, delta, None) for index in range(self._choices))
-
-    def _content(self, items: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        if not self._logprobs:
-            return None
-        entries = [
-            {**self._entry(item.token_id, item.logprob), "top_logprobs": [self._entry(*pair) for pair in item.top]}
-            for item in items
-        ]
-        return {"content": entries, "refusal": None}
-
-    def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        data = self._tokenizer.token_bytes(token_id)
-        return {"token": self.token_text(token_id), "logprob": logprob, "bytes": list(data)}
 
 
 class CompletionFormat(Format):
@@ -177,7 +146,7 @@ class CompletionFormat(Format):
         delta = {"text": self._prompt_text(), "logprobs": None}
         return b"".join(self._choice_event(index, delta, None) for index in range(self._choices))
 
-    def delta(self, output: StepOutput) -> dict[str, Any]:
+    def _delta(self, output: StepOutput) -> dict[str, Any]:
         self._scores = self._scores or output.prompt_logprobs
         items = [*self._prompt(output.index), *output.logprobs] if output.logprobs else []
         return {"text": output.text, "logprobs": self._lists(output.index, items) if items else None}
@@ -190,6 +159,14 @@ class CompletionFormat(Format):
         if not self._echo or self._offsets[index]:
             return []
         return [TokenLogprob(self._echo[0], math.nan), *self._scores]
+
+    def event(self, output: StepOutput) -> bytes:
+        if not output.text and not (self._logprobs and output.logprobs):
+            return b""
+        return self._choice_event(output.index, self._delta(output), None)
+
+    def ending(self, output: StepOutput) -> bytes:
+        return self._choice_event(output.index, self._delta(StepOutput("")), output.finish_reason)
 
     def _lists(self, index: int, items: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._logprobs:

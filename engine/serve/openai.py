@@ -4,19 +4,18 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Response
 
-from engine.core.request import Request
+from engine.core.request import Request, SamplingParams
 from engine.errors import RequestError
 from engine.serve.answer import Answer
-from engine.serve.completion import ChatFormat, CompletionFormat, Format
+from engine.serve.chat import ChatFormat, Dialogue
+from engine.serve.completion import CompletionFormat
 from engine.serve.fields import MAX_SESSION_ID, ChatFields, CompletionFields, FieldLog, GenerationFields
 from engine.serve.service import Service
 from engine.serve.session import Session
-
-Fields = TypeVar("Fields", ChatFields, CompletionFields)
 
 SessionHeader = Annotated[str | None, Header(min_length=1, max_length=MAX_SESSION_ID)]
 """`x-session-id`, for clients that cannot add a field to the body; the body's `session_id` comes first."""
@@ -32,14 +31,18 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
     async def chat(fields: ChatFields, x_session_id: SessionHeader = None) -> Response:
         field_log.note(fields)
         # Rendering a long conversation and compiling a grammar take time that other streams need on this thread.
-        request = await asyncio.to_thread(_request, service(), fields, _chat_prompt, "chatcmpl-", x_session_id)
-        return _answer(session, service(), fields, request, ChatFormat)
+        request, dialogue = await asyncio.to_thread(_chat_request, service(), fields, x_session_id)
+        form = ChatFormat(request.request_id, dialogue, **_options(request, fields))
+        return Answer(session, request, form, events=bool(fields.stream))
 
     @router.post("/completions", response_model=None)
     async def completions(fields: CompletionFields, x_session_id: SessionHeader = None) -> Response:
         field_log.note(fields)
-        request = await asyncio.to_thread(_request, service(), fields, _completion_prompt, "cmpl-", x_session_id)
-        return _answer(session, service(), fields, request, CompletionFormat)
+        request = await asyncio.to_thread(_completion_request, service(), fields, x_session_id)
+        about = request.request_id, service().name, service().tokenizer
+        echo = request.prompt_ids if fields.echoes_prompt else ()
+        form = CompletionFormat(*about, echo=echo, **_options(request, fields))
+        return Answer(session, request, form, events=bool(fields.stream))
 
     @router.post("/sessions/{session_id}/end")
     async def end_session(session_id: str) -> dict[str, Any]:
@@ -61,50 +64,40 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
     return router
 
 
+def _chat_request(service: Service, fields: ChatFields, session_header: str | None) -> tuple[Request, Dialogue]:
+    dialogue = Dialogue.open(service, fields)
+    params = _params(service, fields, len(dialogue.prompt_ids))
+    return _request(
+        service, fields, "chatcmpl-", dialogue.prompt_ids, dialogue.plan.constrain(params), session_header
+    ), dialogue
+
+
+def _completion_request(service: Service, fields: CompletionFields, session_header: str | None) -> Request:
+    prompt = _completion_prompt(service, fields)
+    return _request(service, fields, "cmpl-", prompt, _params(service, fields, len(prompt)), session_header)
+
+
+def _params(service: Service, fields: ChatFields | CompletionFields, prompt_tokens: int) -> SamplingParams:
+    fields.check_supported()
+    return fields.sampling(_max_tokens(service, fields, prompt_tokens), fields.alternatives)
+
+
 def _request(
     service: Service,
-    fields: Fields,
-    prompt_of: Callable[[Service, Fields], list[int]],
+    fields: GenerationFields,
     prefix: str,
+    prompt: list[int],
+    params: SamplingParams,
     session_header: str | None,
 ) -> Request:
-    prompt = prompt_of(service, fields)
-    fields.check_supported()
-    params = fields.sampling(_max_tokens(service, fields, len(prompt)), fields.alternatives)
     service.engine.prepare(params)
     return Request(prefix + uuid.uuid4().hex, tuple(prompt), params, fields.session_id or session_header)
 
 
-def _answer(
-    session: Session, service: Service, fields: GenerationFields, request: Request, form: type[Format]
-) -> Answer:
-    written = form(
-        request.request_id,
-        service.name,
-        service.tokenizer,
-        choices=request.params.n,
-        echo=request.prompt_ids if fields.echoes_prompt else (),
-        logprobs=request.params.logprobs is not None,
-        usage=fields.include_usage,
-    )
-    return Answer(session, request, written, events=bool(fields.stream))
-
-
-def _chat_prompt(service: Service, fields: ChatFields) -> list[int]:
-    template = service.chat_template()
-    if fields.tools:
-        _refuse_tools(template.supports_tools)
-    text = template.render(fields.messages)
-    return service.tokenizer.encode(text, affixes=False)
-
-
-def _refuse_tools(supported_by_template: bool) -> None:
-    reason = (
-        "tool calls are not supported yet by this server version"
-        if supported_by_template
-        else "this model's chat template has no tools"
-    )
-    raise RequestError(f"tools: {reason}; send the request without them", param="tools")
+def _options(request: Request, fields: GenerationFields) -> dict[str, Any]:
+    """What every format takes."""
+    params = request.params
+    return {"choices": params.n, "logprobs": params.logprobs is not None, "usage": fields.include_usage}
 
 
 def _completion_prompt(service: Service, fields: CompletionFields) -> list[int]:

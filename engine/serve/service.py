@@ -1,13 +1,15 @@
 """What one server serves: an engine, its tokenizer and template, and the identity that run records keep."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.core.request import Request, SamplingParams, StepOutput
-from engine.errors import RequestError
+from engine.errors import RequestError, UserError
 from engine.text.chat import ChatTemplate
+from engine.text.history import TurnHistory
 from engine.text.tokenizer import Tokenizer
+from engine.text.tool_calls import ToolSyntax, find_syntax
 
 
 class StepEngine(Protocol):
@@ -35,7 +37,7 @@ class Service:
     """A loaded model, ready to be served.
 
     `name` is what `/v1/models` lists; `model` names the file or directory in errors; `max_context` counts prompt and
-    completion tokens together; `identity` is the body of `/version`.
+    completion tokens together; `identity` is the body of `/version`; `history` remembers answers for replay.
     """
 
     engine: StepEngine
@@ -45,9 +47,24 @@ class Service:
     model: str
     max_context: int
     identity: Mapping[str, Any]
+    history: TurnHistory = field(default_factory=TurnHistory)
 
     def chat_template(self) -> ChatTemplate:
         """The chat template; RequestError naming the model when the checkpoint has none."""
         if self.template is None:
             raise RequestError(f"{self.model} has no chat template; use /v1/completions", param="messages")
         return self.template
+
+    def tool_syntax(self) -> ToolSyntax:
+        """How the model writes tool calls; RequestError that says why it cannot."""
+        template = self.chat_template()
+        if not template.supports_tools:
+            raise _no_tools("its chat template has no tools")
+        try:
+            return find_syntax(template.source, self.tokenizer)
+        except UserError as error:
+            raise _no_tools(str(error)) from error
+
+
+def _no_tools(reason: str) -> RequestError:
+    return RequestError(f"tools: this model cannot call them: {reason}", param="tools")

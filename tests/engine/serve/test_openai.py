@@ -174,14 +174,6 @@ def test_neutral_and_unknown_fields_are_accepted_and_logged_once(
     ]
 
 
-def test_tools_say_which_half_is_missing() -> None:
-    service = scripted_service(template="{{ tools }}")
-    with running_server(lambda: service) as server:
-        server.wait_until(lambda: server.session.state == "ready")
-        body = {"messages": HELLO, "tools": [{"type": "function", "function": {"name": "f"}}]}
-        assert "not supported yet by this server version" in server.post(CHAT, body).json()["error"]["message"]
-
-
 def test_no_template_is_an_error_that_names_the_model() -> None:
     with running_server(lambda: scripted_service(template=None)) as server:
         server.wait_until(lambda: server.session.state == "ready")
