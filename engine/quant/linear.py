@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from engine.kernels.cpu.packed import KINDS, UNIT, matmul
 from engine.kernels.rows import take_rows
 from engine.quant import whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
@@ -118,6 +119,12 @@ def join_experts(parts: list[PackedExperts]) -> PackedExperts:
     return PackedExperts("+".join(part.format for part in parts), shape, unlike)
 
 
+def runs_packed(device: torch.device, packed: Packed) -> bool:
+    """Whether the CPU's kernels multiply with this matrix as it lies in memory: see `engine.kernels.cpu.packed`."""
+    kind = BLOCK_TYPES.get(packed.format.upper())
+    return device.type == "cpu" and kind is not None and kind.number in KINDS and packed.shape[1] % UNIT == 0
+
+
 def _matmul_for(packed: Packed) -> Callable[[Tensor, Packed], Tensor]:
     if "+" in packed.format:
         return _joined
@@ -132,8 +139,16 @@ def _joined(x: Tensor, packed: Packed) -> Tensor:
     return y if order is None else y[:, order]
 
 
+def _blocks(x: Tensor, packed: Packed) -> Tensor:
+    if runs_packed(x.device, packed):
+        return matmul(x.float(), packed.tensors["blocks"], BLOCK_TYPES[packed.format].number).to(x.dtype)
+    return _tiled(x, packed)
+
+
 def _plain(x: Tensor, packed: Packed) -> Tensor:
     weight = packed.tensors["weight"]
+    if x.dtype == torch.float32 and runs_packed(x.device, packed):
+        return matmul(x, weight.view(torch.uint8), BLOCK_TYPES[packed.format.upper()].number)
     if weight.dtype == x.dtype:
         return linear(x, weight)
     if weight.dtype == torch.float32:
@@ -172,5 +187,5 @@ def _over_tiles(x: Tensor, packed: Packed, unpack: Callable[[Packed], Tensor]) -
 
 
 _MATMULS: Mapping[str, Callable[[Tensor, Packed], Tensor]] = MappingProxyType(
-    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _int4, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _tiled)
+    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _int4, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _blocks)
 )
