@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from engine.kernels.cpu.packed import KINDS, UNIT, matmul
 from engine.kernels.rows import take_rows
 from engine.quant import whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
@@ -122,7 +124,20 @@ def join_experts(parts: list[PackedExperts]) -> PackedExperts:
 def runs_packed(device: torch.device, packed: Packed) -> bool:
     """Whether the CPU's kernels multiply with this matrix as it lies in memory: see `engine.kernels.cpu.packed`."""
     kind = BLOCK_TYPES.get(packed.format.upper())
-    return device.type == "cpu" and kind is not None and kind.number in KINDS and packed.shape[1] % UNIT == 0
+    if device.type != "cpu" or kind is None:
+        return False
+    return kind.number in _cpu_kernels().KINDS and packed.shape[1] % _cpu_kernels().UNIT == 0
+
+
+@cache
+def _cpu_kernels() -> Any:
+    """The module `engine.kernels.cpu.packed`, imported by the first product on CPU: a GPU needs no numba."""
+    return import_module("engine.kernels.cpu.packed")
+
+
+def _multiply_packed(x: Tensor, rows: Tensor, number: int) -> Tensor:
+    product: Tensor = _cpu_kernels().matmul(x, rows, number)
+    return product
 
 
 def _matmul_for(packed: Packed) -> Callable[[Tensor, Packed], Tensor]:
@@ -141,14 +156,14 @@ def _joined(x: Tensor, packed: Packed) -> Tensor:
 
 def _blocks(x: Tensor, packed: Packed) -> Tensor:
     if runs_packed(x.device, packed):
-        return matmul(x.float(), packed.tensors["blocks"], BLOCK_TYPES[packed.format].number).to(x.dtype)
+        return _multiply_packed(x.float(), packed.tensors["blocks"], BLOCK_TYPES[packed.format].number).to(x.dtype)
     return _tiled(x, packed)
 
 
 def _plain(x: Tensor, packed: Packed) -> Tensor:
     weight = packed.tensors["weight"]
     if x.dtype == torch.float32 and runs_packed(x.device, packed):
-        return matmul(x, weight.view(torch.uint8), BLOCK_TYPES[packed.format.upper()].number)
+        return _multiply_packed(x, weight.view(torch.uint8), BLOCK_TYPES[packed.format.upper()].number)
     if weight.dtype == x.dtype:
         return linear(x, weight)
     if weight.dtype == torch.float32:
