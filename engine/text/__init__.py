@@ -1,1 +1,1 @@
-"""Text in and out: tokenizer, chat template."""
+"""Text in and out: tokenizer, chat template, tool calls, own-token replay."""
