@@ -52,17 +52,25 @@ class Runner:
             starts.append(len(tokens))
         longest = max(len(chunk.sequence.blocks) for chunk in chunks)
         tables = [chunk.sequence.blocks + [0] * (longest - len(chunk.sequence.blocks)) for chunk in chunks]
+        wanted = list(range(len(tokens))) if every_row else rows
+        state_slots = [chunk.sequence.slot or 0 for chunk in chunks]
+        flat = [block for table in tables for block in table]
+        parts = self._tensors(tokens, positions, slots, flat, starts, state_slots, wanted)
         return Batch(
-            token_ids=self._tensor(tokens),
-            positions=self._tensor(positions),
-            slot_mapping=self._tensor(slots),
-            block_tables=self._tensor(tables, torch.int32),
-            query_starts=self._tensor(starts, torch.int32),
-            state_slots=self._tensor([chunk.sequence.slot or 0 for chunk in chunks]),
-            logit_rows=self._tensor(list(range(len(tokens))) if every_row else rows),
+            token_ids=parts[0],
+            positions=parts[1],
+            slot_mapping=parts[2],
+            block_tables=parts[3].view(len(chunks), longest).int(),
+            query_starts=parts[4].int(),
+            state_slots=parts[5],
+            logit_rows=parts[6],
             query_lens=tuple(chunk.tokens for chunk in chunks),
             context_lens=tuple(chunk.start + chunk.tokens for chunk in chunks),
         )
 
-    def _tensor(self, values: list[int] | list[list[int]], dtype: torch.dtype = torch.int64) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=self._device)
+    def _tensors(self, *lists: list[int]) -> tuple[Tensor, ...]:
+        """Each list as int64 on the device, all sent in one transfer that the host does not wait for."""
+        joined = torch.tensor([value for values in lists for value in values])
+        if self._device.type == "cuda":
+            joined = joined.pin_memory()
+        return torch.split(joined.to(self._device, non_blocking=True), [len(values) for values in lists])
