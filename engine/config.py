@@ -48,6 +48,27 @@ class ModelConfig:
     shared_expert_intermediate_size: int = 0
     norm_topk_prob: bool = True
 
+    @property
+    def active_weights(self) -> int:
+        """Weights in the matrix products of one token, but for the embedding and the head."""
+        kinds = {"full_attention": self._attention_weights, "linear_attention": self._delta_net_weights}
+        return sum(kinds[kind]() + self._mlp_weights() for kind in self.layer_types)
+
+    def _attention_weights(self) -> int:
+        query, keys = self.num_attention_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        return self.hidden_size * (query * (3 if self.attention_output_gate else 2) + 2 * keys)
+
+    def _delta_net_weights(self) -> int:
+        keys = self.linear_num_key_heads * self.linear_key_head_dim
+        values = self.linear_num_value_heads * self.linear_value_head_dim
+        return self.hidden_size * (2 * keys + 3 * values + 2 * self.linear_num_value_heads)
+
+    def _mlp_weights(self) -> int:
+        if not self.num_experts:
+            return 3 * self.hidden_size * self.intermediate_size
+        routed = self.num_experts_per_token * self.moe_intermediate_size
+        return self.hidden_size * (3 * (routed + self.shared_expert_intermediate_size) + self.num_experts + 1)
+
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], where: str) -> "ModelConfig":
         """Read the mapping of a `config.json`; `where` names the file in errors (`CheckpointError`)."""
@@ -85,7 +106,8 @@ class EngineConfig:
     that of DeltaNet's recurrent state.
 
     `state_cache_bytes` and `host_state_cache_bytes` bound the snapshots of that state that are kept with prefixes, on
-    the device and in host memory; None takes a share of what is free. `deterministic` cuts prompts into tiles of
+    the device and in host memory, and `swap_bytes` the copies of preempted sequences there; None takes a share of what
+    is free. `deterministic` cuts prompts into tiles of
     `prefill_tile` tokens, a multiple of 64, and runs each sequence alone: slower, but on CPU the logits of a request
     are then the same, bit for bit, whatever is cached and whoever else is served.
     """
@@ -98,6 +120,7 @@ class EngineConfig:
     prefix_cache: bool = True
     state_cache_bytes: int | None = None
     host_state_cache_bytes: int | None = None
+    swap_bytes: int | None = None
     deterministic: bool = False
     prefill_tile: int = 128
     delta_state_dtype: Literal["float32", "bfloat16"] = "float32"

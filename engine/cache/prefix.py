@@ -25,12 +25,12 @@ from engine.cache.snapshots import Snapshot, SnapshotStore, Source
 
 @dataclass(eq=False)
 class PrefixNode:
-    """One full block: `tokens` are the block's own, `block` holds their keys and values; -1 once evicted.
+    """One full block: its `key` below its parent, and in `block` its tokens' keys and values; -1 once evicted.
 
     `holders` are the conversations that went through here; None stands for all requests that named none.
     """
 
-    tokens: tuple[int, ...]
+    key: tuple[int, ...]
     block: int
     parent: "PrefixNode | None"
     depth: int = 0
@@ -70,12 +70,20 @@ class PrefixTree:
         """The path of all cached blocks with which `token_ids` begins, but for its last token."""
         path, node = [], self.root
         for start in range(0, len(token_ids) - self._block_size, self._block_size):
-            child = node.children.get(tuple(token_ids[start : start + self._block_size]))
+            child = node.children.get(self.key(token_ids, start))
             if child is None:
                 break
             path.append(child)
             node = child
         return path
+
+    def key(self, token_ids: Sequence[int], start: int) -> tuple[int, ...]:
+        """The key of the block that begins at `start`: its tokens or, where a grid unit begins, those of the unit.
+
+        What is computed of a token depends, in its last bits, on what it was computed together with, so a unit is
+        shared whole or not at all.
+        """
+        return tuple(token_ids[start : start + (self._block_size if start % self.grid else self.grid)])
 
     def usable(self, path: Sequence[PrefixNode]) -> list[PrefixNode]:
         """As much of a path from the root as a sequence may start from."""
@@ -96,15 +104,15 @@ class PrefixTree:
         self._touch(path, session)
         return blocks
 
-    def insert(self, parent: PrefixNode, tokens: tuple[int, ...], block: int, session: str | None = None) -> PrefixNode:
+    def insert(self, parent: PrefixNode, key: tuple[int, ...], block: int, session: str | None = None) -> PrefixNode:
         """Keep `block`, held by the caller, as the child of `parent`, or return the equal child kept already.
 
         When the returned node's block differs, the caller has a duplicate and should read the tree's in its place.
         """
-        child = parent.children.get(tokens)
+        child = parent.children.get(key)
         if child is None:
-            child = PrefixNode(tokens, block, parent, parent.depth + 1)
-            parent.children[tokens] = child
+            child = PrefixNode(key, block, parent, parent.depth + 1)
+            parent.children[key] = child
             self._pool.mark_cached(block)
             self._size += 1
             self._push(child)
@@ -155,12 +163,9 @@ class PrefixTree:
     def end_session(self, session: str) -> int:
         """Forget what only this conversation went through; returns how many blocks were freed."""
         nodes = self._sessions.pop(session, set())
-        own = [node for node in nodes if node.holders == {session}]
         for node in nodes:
             node.holders.discard(session)
-        # What lies below its own nodes is its own too: from the deepest on, each is a leaf when its turn comes.
-        own.sort(key=lambda node: -node.depth)
-        return sum(self._remove(node) for node in own if self._is_unread_leaf(node))
+        return self._forget_unheld(nodes)
 
     def pin(self, token_ids: Sequence[int]) -> int:
         """Keep the longest usable prefix of `token_ids` until `unpin_all`; returns its length in tokens."""
@@ -178,7 +183,14 @@ class PrefixTree:
             self._mark_pinned(path, pinned=False)
             self._pool.release([node.block for node in path])
             self.leave(path[-1])
+            self._forget_unheld(path)
         return bool(paths)
+
+    def _forget_unheld(self, nodes: Iterable[PrefixNode]) -> int:
+        """Forget those of `nodes` that no conversation holds and no sequence reads; returns the blocks freed."""
+        # What lies below an unheld node is unheld too: from the deepest on, each is a leaf when its turn comes.
+        unheld = sorted((node for node in nodes if not node.holders), key=lambda node: -node.depth)
+        return sum(self._remove(node) for node in unheld if self._is_unread_leaf(node))
 
     def _mark_pinned(self, path: Sequence[PrefixNode], *, pinned: bool) -> None:
         snapshot = path[-1].snapshot
@@ -210,7 +222,7 @@ class PrefixTree:
                 self._sessions[session].discard(leaf)
         self._pool.drop_cached(leaf.block)
         self._size -= 1
-        del leaf.parent.children[leaf.tokens]
+        del leaf.parent.children[leaf.key]
         leaf.block = -1
         return leaf.parent
 

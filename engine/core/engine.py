@@ -49,12 +49,12 @@ class Engine:
         self.max_context = min(config.max_context or model.max_position, plan.blocks * config.block_size)
         self._vocabulary = min(model.vocab_size, self.tokenizer.vocab_size)
         state = allocate_state(model, config, activations, device)
-        self._memory = open_memory(config, plan, state)
+        decoder = Decoder(model, checkpoint.weights, device, activations)
+        cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
+        self._memory = open_memory(model, config, plan, cache.kv, state)
         self._scheduler = Scheduler(
             self._memory, max_running=config.max_running, max_step_tokens=config.max_step_tokens
         )
-        decoder = Decoder(model, checkpoint.weights, device, activations)
-        cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
         self._runner = Runner(decoder, replace(cache, delta=state.layers) if state else cache, device)
         self._grammars = GrammarCompiler(self.tokenizer, self._vocabulary)
         self._device = device

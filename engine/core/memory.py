@@ -16,7 +16,7 @@ a prompt and the answer are then computed again when the next turn sends them, a
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from engine.cache.delta_state import DeltaState, SlotPool, plan_state
 from engine.cache.paged_kv import BlockPool, plan_blocks
 from engine.cache.prefix import PrefixNode, PrefixTree
 from engine.cache.snapshots import SnapshotStore, Source, plan_snapshots
+from engine.cache.swap import SwapSpace, plan_swap
+from engine.cache.tensors import LayerKV
 from engine.config import EngineConfig, ModelConfig
 from engine.core.sequence import Chunk, SequenceState
 
@@ -54,15 +56,19 @@ def plan_memory(
     return MemoryPlan(plan_blocks(model, engine, keys, left - device), device, host)
 
 
-def open_memory(engine: EngineConfig, plan: MemoryPlan, state: DeltaState | None) -> "Memory":
-    """The pools and the prefix tree that a configuration asks for; `state` None for a model of attention alone."""
+def open_memory(
+    model: ModelConfig, engine: EngineConfig, plan: MemoryPlan, kv: Mapping[int, LayerKV], state: DeltaState | None
+) -> "Memory":
+    """The pools, prefix tree and swap space that a configuration asks for; `state` None for attention alone."""
     pool, tile = BlockPool(plan.blocks), engine.prefill_tile if engine.deterministic else None
     prefix = None
     if engine.prefix_cache:
         grid = tile or (math.lcm(STATE_GRID, engine.block_size) if state else engine.block_size)
         store = SnapshotStore(state, plan.device_snapshot_bytes, plan.host_snapshot_bytes) if state else None
         prefix = PrefixTree(pool, engine.block_size, grid, store)
-    return Memory(pool, prefix, SlotPool(state) if state else None, block_size=engine.block_size, tile=tile)
+    swap = SwapSpace(kv, state, plan_swap(engine.swap_bytes), 2 * model.active_weights)
+    slots = SlotPool(state) if state else None
+    return Memory(pool, prefix, slots, swap, block_size=engine.block_size, tile=tile)
 
 
 class Memory:
@@ -78,13 +84,14 @@ class Memory:
         pool: BlockPool,
         prefix: PrefixTree | None,
         slots: SlotPool | None = None,
+        swap: SwapSpace | None = None,
         *,
         block_size: int,
         tile: int | None = None,
     ) -> None:
-        self.pool, self.prefix, self.slots = pool, prefix, slots
+        self.pool, self.prefix, self.slots, self.swap = pool, prefix, slots, swap
         self.hit_tokens: Counter[str] = Counter()
-        self.prompt_tokens = self.recomputed_tokens = 0
+        self.prompt_tokens = self.recomputed_tokens = self.swapped_tokens = 0
         self._block_size, self._tile = block_size, tile
 
     def place(self, sequence: SequenceState, spare: int) -> bool:
@@ -95,7 +102,7 @@ class Memory:
         if self.slots is not None and not self.slots.free:
             return False
         known = self.prefix.walk(self._reusable(sequence)) if self.prefix is not None else []
-        path = self.prefix.usable(known) if self.prefix is not None else []
+        path = self._start(sequence, known)
         if self.prefix is not None:
             sequence.blocks = self.prefix.acquire(path, sequence.request.session_id)
         if not self._take(sequence, self._blocks_for(len(sequence.token_ids)) - len(path), spare):
@@ -104,6 +111,7 @@ class Memory:
             return False
         self._take_slot(sequence)
         self._start_from(sequence, path)
+        self._swap_in(sequence)
         sequence.marks = self._marks(sequence, len(known) * self._block_size)
         self._count(sequence, len(known) * self._block_size)
         return True
@@ -143,8 +151,18 @@ class Memory:
         if end and sequence.node is not None and sequence.slot is not None:
             self._keep_state(sequence, sequence.node, self.prefix)
 
+    def preempt(self, sequence: SequenceState) -> None:
+        """Take back all that a sequence holds, but keep what it computed in host memory if that pays."""
+        image = None
+        if self.swap is not None and sequence.computed:
+            used = self._blocks_for(sequence.computed)
+            image = self.swap.save(sequence.computed, sequence.blocks[:used], sequence.slot)
+        self.release(sequence)
+        sequence.image = image
+
     def release(self, sequence: SequenceState) -> None:
         """Take back all that a sequence holds."""
+        self._drop_image(sequence)
         if self.slots is not None and sequence.slot is not None:
             self.slots.release(sequence.slot)
         sequence.lost_tokens = sequence.computed
@@ -165,11 +183,13 @@ class Memory:
             "state_slots_total": self.slots.state.slots if self.slots else 0,
             "snapshots_device": snapshots.count("device") if snapshots else 0,
             "snapshots_host": snapshots.count("host") if snapshots else 0,
+            "swap_bytes_used": self.swap.used if self.swap else 0,
             "prompt_tokens": self.prompt_tokens,
             "prefix_hit_tokens": self.hit_tokens.total(),
             "prefix_hit_tokens_device": self.hit_tokens["device"],
             "prefix_hit_tokens_host": self.hit_tokens["host"],
             "recomputed_tokens": self.recomputed_tokens,
+            "swapped_tokens": self.swapped_tokens,
         }
 
     def end_session(self, session: str) -> int:
@@ -190,15 +210,41 @@ class Memory:
             return ()
         return sequence.token_ids if self._tile is None else sequence.request.prompt_ids
 
+    def _start(self, sequence: SequenceState, known: list[PrefixNode]) -> list[PrefixNode]:
+        """As much of the known path as a sequence can read; with an image, which has the state, as far as that."""
+        if self.prefix is None:
+            return []
+        if sequence.image is not None:
+            return known[: sequence.image.tokens // self._block_size]
+        return self.prefix.usable(known)
+
+    def _swap_in(self, sequence: SequenceState) -> None:
+        """Go on from a sequence's image, if it has one, rather than from its prefix."""
+        if self.swap is None or sequence.image is None:
+            return
+        self.swap.load(sequence.image, sequence.blocks, sequence.cached_blocks, sequence.slot)
+        sequence.computed = sequence.image.tokens
+        self.swapped_tokens += sequence.computed - sequence.cached_blocks * self._block_size
+        self._drop_image(sequence)
+
+    def _drop_image(self, sequence: SequenceState) -> None:
+        if self.swap is not None and sequence.image is not None:
+            self.swap.drop(sequence.image)
+            sequence.image = None
+
     def _start_from(self, sequence: SequenceState, path: Sequence[PrefixNode]) -> None:
         sequence.computed = len(path) * self._block_size
         sequence.cached_blocks, sequence.node = len(path), path[-1] if path else None
-        source: Source = "device"
-        if self.prefix is not None and sequence.node is not None and sequence.slot is not None:
-            source = self.prefix.load_state(sequence.node, sequence.slot)
+        source = self._load_state(sequence) if sequence.image is None else "device"
         if sequence.cached_tokens is None:
             self.hit_tokens[source] += sequence.computed
             sequence.cache_source = source if sequence.computed else None
+
+    def _load_state(self, sequence: SequenceState) -> Source:
+        """Load the snapshot at a sequence's node, if there are states; says where its prefix came from."""
+        if self.prefix is None or sequence.node is None or sequence.slot is None:
+            return "device"
+        return self.prefix.load_state(sequence.node, sequence.slot)
 
     def _count(self, sequence: SequenceState, known: int) -> None:
         if sequence.cached_tokens is None:
@@ -241,9 +287,9 @@ class Memory:
         """Keep the first `end` blocks in the tree; where it has an equal one, read that and free the duplicate."""
         size = self._block_size
         for index in range(sequence.cached_blocks, end):
-            tokens = tuple(sequence.token_ids[index * size : (index + 1) * size])
+            key = prefix.key(sequence.token_ids, index * size)
             own = sequence.blocks[index]
-            node = prefix.insert(sequence.node or prefix.root, tokens, own, sequence.request.session_id)
+            node = prefix.insert(sequence.node or prefix.root, key, own, sequence.request.session_id)
             if node.block != own:
                 self.pool.retain([node.block])
                 self.pool.release([own])

@@ -4,7 +4,8 @@ Policy. First come, first served: requests wait in arrival order and the first i
 blocks that the known tokens need at once, so that a prefill never stalls half-way and blocks are never promised twice.
 A step is one token of every decoding sequence and, with what is left of `max_step_tokens`, chunks of prefills in order.
 When a decode needs a block and none can be had, the latest arrival gives its blocks up and waits again at the front;
-its tokens are recomputed later (mostly from the prefix tree). The earliest can therefore always go on: nobody starves.
+what it had computed is copied to the host, or computed again later unless the prefix tree still has it. The earliest
+can therefore always go on: nobody starves.
 A model with DeltaNet layers gives each running sequence a state slot beside its blocks, from admission until it ends or
 is preempted. Pinned prefixes yield when the first in the queue could not be served otherwise.
 """
@@ -101,5 +102,5 @@ class Scheduler:
     def _preempt(self, victim: SequenceState) -> None:
         self.preemptions += 1
         self.running.remove(victim)
-        self._memory.release(victim)
+        self._memory.preempt(victim)
         self.waiting.appendleft(victim)

@@ -5,6 +5,7 @@ from random import Random
 
 from engine.cache.prefix import PrefixNode
 from engine.cache.snapshots import Source
+from engine.cache.swap import SwapImage
 from engine.core.grammar import Matcher
 from engine.core.penalties import Penalties
 from engine.core.request import Request, TokenLogprob
@@ -20,7 +21,8 @@ class SequenceState:
     in the prefix tree, `node` being the last of them. `rng` survives preemption, so that a request's text does not
     depend on when it was interrupted. `marks` are the lengths at which its state is to be kept for others, and
     `answer_node` the place of the latest that was kept while it generated. `cached_tokens` of the prompt were found in
-    the cache, their state in the tier `cache_source`; `lost_tokens` had been computed when it was last preempted.
+    the cache, their state in the tier `cache_source`; `lost_tokens` had been computed when it was last preempted, and
+    are in `image` if they were swapped out.
     """
 
     request: Request
@@ -37,6 +39,7 @@ class SequenceState:
     cached_tokens: int | None = None
     cache_source: Source | None = None
     lost_tokens: int = 0
+    image: SwapImage | None = None
     index: int = 0
     penalties: Penalties | None = None
     matcher: Matcher | None = None

@@ -18,6 +18,8 @@ from engine.cache.delta_state import DeltaState, SlotPool
 from engine.cache.paged_kv import BlockPool
 from engine.cache.prefix import PrefixNode, PrefixTree
 from engine.cache.snapshots import SnapshotStore
+from engine.cache.swap import SwapSpace
+from engine.cache.tensors import LayerKV
 from engine.config import ModelConfig
 from engine.core.memory import Memory
 from engine.core.request import Request, SamplingParams
@@ -41,10 +43,13 @@ def fingerprint(tokens: list[int]) -> float:
 class World:
     """A scheduler whose model always answers with the next of a few tokens."""
 
-    def __init__(self, num_blocks: int, kind: str = "attention", snapshots: tuple[int, int] = (4, 2)) -> None:
+    def __init__(
+        self, num_blocks: int, kind: str = "attention", snapshots: tuple[int, int] = (4, 2), swap_bytes: int = 0
+    ) -> None:
         tile = GRID if "tiles" in kind else None
         self.pool = BlockPool(num_blocks)
-        self.written = torch.zeros(num_blocks, BLOCK)
+        kv = LayerKV(torch.zeros(num_blocks, BLOCK, 1, 1), torch.zeros(num_blocks, BLOCK, 1, 1))
+        self.written = kv.keys[:, :, 0, 0]
         self.state = DeltaState(STATE, RUNNING, torch.float32, torch.float32, torch.device("cpu"))
         hybrid = kind.startswith("hybrid")
         each = self.state.nbytes // self.state.slots
@@ -54,7 +59,8 @@ class World:
         self.tree = None
         if "without reuse" not in kind:
             self.tree = PrefixTree(self.pool, BLOCK, GRID if tile or hybrid else None, self.store)
-        self.memory = Memory(self.pool, self.tree, self.slots, block_size=BLOCK, tile=tile)
+        self.swap = SwapSpace({0: kv}, self.state if hybrid else None, swap_bytes, 1 << 20)
+        self.memory = Memory(self.pool, self.tree, self.slots, self.swap, block_size=BLOCK, tile=tile)
         self.scheduler = Scheduler(self.memory, max_running=RUNNING, max_step_tokens=BUDGET)
         self.arrivals: list[SequenceState] = []
         self.done: set[str] = set()
@@ -139,6 +145,8 @@ class World:
             assert not sequence.blocks
             assert sequence.computed == 0
 
+        assert self.swap.used == sum(s.image.nbytes for s in self.live if s.image)
+
     def check_blocks(self) -> None:
         pinned = list(itertools.chain(*self.tree._pinned.values())) if self.tree else []
         held = Counter(block for sequence in self.live for block in sequence.blocks) + Counter(n.block for n in pinned)
@@ -177,7 +185,7 @@ def below(node: PrefixNode) -> Iterator[PrefixNode]:
 
 def spelled(node: PrefixNode) -> list[int]:
     """All tokens up to the end of a node."""
-    return [*(spelled(node.parent) if node.parent else []), *node.tokens]
+    return [*(spelled(node.parent) if node.parent else []), *node.key[:BLOCK]]
 
 
 ARRIVAL = st.tuples(
@@ -199,12 +207,16 @@ EVENT = st.one_of(
 
 @settings(max_examples=250, deadline=None)
 @given(
-    st.lists(EVENT, max_size=60), st.integers(7, 20), st.sampled_from(KINDS), st.sampled_from([(4, 2), (1, 0), (2, 1)])
+    st.lists(EVENT, max_size=60),
+    st.integers(7, 20),
+    st.sampled_from(KINDS),
+    st.sampled_from([(4, 2), (1, 0), (2, 1)]),
+    st.sampled_from([0, 150, 10_000]),
 )
 def test_invariants_hold_and_everyone_finishes(
-    events: list[tuple], num_blocks: int, kind: str, snapshots: tuple[int, int]
+    events: list[tuple], num_blocks: int, kind: str, snapshots: tuple[int, int], swap_bytes: int
 ) -> None:
-    world = World(num_blocks, kind, snapshots)
+    world = World(num_blocks, kind, snapshots, swap_bytes)
     for name, *arguments in events:
         getattr(world, name)(*arguments)
         world.check()
@@ -216,7 +228,7 @@ def test_invariants_hold_and_everyone_finishes(
         world.check()
     assert not world.live, "a request starved"
     world.unpin()
-    assert world.pool.held == 0
+    assert (world.pool.held, world.swap.used) == (0, 0)
     for session in ("a", "b", "c"):
         world.end_session(session)
         world.check()
@@ -225,7 +237,7 @@ def test_invariants_hold_and_everyone_finishes(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_thousands_of_requests_leave_nothing_behind(kind: str) -> None:
-    rng, world = Random(1), World(30, kind, (6, 4))
+    rng, world = Random(1), World(30, kind, (6, 4), 500)
     for _ in range(1500):
         stem = [rng.choice([0, 1])] * rng.randrange(24)
         world.arrive(
@@ -244,20 +256,24 @@ def test_thousands_of_requests_leave_nothing_behind(kind: str) -> None:
     for session in "abc":
         world.end_session(session)
     world.check()
-    assert (len(world.nodes()), world.pool.free) == (0, 30)
+    assert (len(world.nodes()), world.pool.free, world.swap.used) == (0, 30, 0)
     assert world.scheduler.preemptions > 0
+    assert world.memory.swapped_tokens > 0
 
 
+@pytest.mark.parametrize("swap_bytes", [0, 1000])
 @pytest.mark.parametrize("kind", KINDS)
-def test_preemption_happens_and_both_finish(kind: str) -> None:
+def test_preemption_happens_and_both_finish(kind: str, swap_bytes: int) -> None:
     """Two sequences that outgrow the pool together: the later yields."""
-    world = World(6, kind)
+    world = World(6, kind, swap_bytes=swap_bytes)
     world.arrive([0] * 8 + [1], 10)
     world.arrive([1] * 5, 12)
     while world.live:
         world.step()
         world.check()
     assert world.scheduler.preemptions > 0
+    assert bool(world.memory.swapped_tokens) == bool(swap_bytes)
+    assert not (swap_bytes and world.memory.recomputed_tokens)
 
 
 def test_a_shared_prompt_is_held_once() -> None:
