@@ -18,6 +18,7 @@ GAUGES = {
     "state_slots_total": "DeltaNet state slots",
     "snapshots_device": "DeltaNet state snapshots kept on the device",
     "snapshots_host": "DeltaNet state snapshots kept in host memory",
+    "swap_bytes_used": "Bytes of preempted requests in host memory",
 }
 COUNTERS = {
     "prompt_tokens": "Prompt tokens of admitted requests",
@@ -27,6 +28,7 @@ COUNTERS = {
     "prefix_hit_tokens_device": "Of these, continued from state on the device",
     "prefix_hit_tokens_host": "Of these, continued from a state snapshot in host memory",
     "recomputed_tokens": "Tokens computed again although they had been before",
+    "swapped_tokens": "Tokens of preempted requests copied back from host memory",
 }
 
 
