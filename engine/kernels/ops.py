@@ -20,11 +20,25 @@ class Kernels(Protocol):
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor: ...
 
+    def add_rms_norm(self, hidden: Tensor, delta: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor: ...
+
     def silu_mul(self, gate: Tensor, up: Tensor) -> Tensor: ...
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor: ...
 
     def store_kv(self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor) -> None: ...
+
+    def rotate_and_store(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slots: Tensor,
+    ) -> Tensor: ...
 
     def plan_attention(
         self, block_tables: Tensor, query_lens: tuple[int, ...], context_lens: tuple[int, ...], block_size: int

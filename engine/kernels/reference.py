@@ -17,6 +17,7 @@ from engine.kernels.reference_delta import (
 from engine.kernels.reference_moe import moe, route
 
 __all__ = [
+    "add_rms_norm",
     "causal_conv",
     "causal_conv_step",
     "delta_gates",
@@ -29,6 +30,7 @@ __all__ = [
     "plan_runs",
     "rms_norm",
     "rotate",
+    "rotate_and_store",
     "route",
     "silu_mul",
     "store_kv",
@@ -53,6 +55,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight).to(dtype)
 
 
+def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """`rms_norm` of `hidden + delta`; `hidden`, float32, holds the sum afterwards."""
+    hidden += delta
+    return rms_norm(hidden, weight, eps, dtype)
+
+
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """`silu(gate) · up` (SwiGLU, Shazeer 2020), in the dtype of the inputs."""
     return gate * torch.sigmoid(gate) * up
@@ -73,6 +81,21 @@ def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor,
     """Write `key`, `value` [T, Hkv, D] to the token slots `slots` [T] of caches [num_blocks, block_size, Hkv, D]."""
     key_cache.view(-1, *key_cache.shape[2:]).index_copy_(0, slots, key.to(key_cache.dtype))
     value_cache.view(-1, *value_cache.shape[2:]).index_copy_(0, slots, value.to(value_cache.dtype))
+
+
+def rotate_and_store(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    """Rotate `query` and `key`, `store_kv` the rotated key and the value, and return the rotated query, float32."""
+    store_kv(rotate(key, cos, sin), value, key_cache, value_cache, slots)
+    return rotate(query, cos, sin)
 
 
 def plan_attention(

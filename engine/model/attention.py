@@ -36,35 +36,30 @@ class Attention:
         self.layer, self.kernels, self.eps = layer, kernels, config.rms_norm_eps
         self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_kv_heads, config.head_dim
         self.gated = config.attention_output_gate
-        self.q_proj, self.k_proj = scope.linear("q_proj"), scope.linear("k_proj")
-        self.v_proj, self.o_proj = scope.linear("v_proj"), scope.linear("o_proj")
+        self.qkv, self.o_proj = scope.joint("q_proj", "k_proj", "v_proj"), scope.linear("o_proj")
         self.q_norm = scope.tensor("q_norm.weight") if config.qk_norm else None
         self.k_norm = scope.tensor("k_norm.weight") if config.qk_norm else None
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[T, hidden] -> [T, hidden] in the dtype of `x`; the new keys and values are in the cache afterwards."""
         tokens = x.shape[0]
-        query, gate = self._query_and_gate(x)
-        query = self._placed(query, self.q_norm, step)
-        key = self._placed(self.k_proj(x).view(tokens, self.kv_heads, self.head_dim), self.k_norm, step)
-        value = self.v_proj(x).view(tokens, self.kv_heads, self.head_dim)
-        kv = step.cache.kv[self.layer]
-        self.kernels.store_kv(key, value, kv.keys, kv.values, step.batch.slot_mapping)
+        projected, key, value = self.qkv(x)
+        query, gate = self._query_and_gate(projected.view(tokens, self.heads, -1))
+        key = key.view(tokens, self.kv_heads, self.head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            query = self.kernels.rms_norm(query, self.q_norm, self.eps, torch.float32)
+            key = self.kernels.rms_norm(key, self.k_norm, self.eps, torch.float32)
+        kv, slots = step.cache.kv[self.layer], step.batch.slot_mapping
+        value = value.view(tokens, self.kv_heads, self.head_dim)
+        query = self.kernels.rotate_and_store(query, key, value, step.cos, step.sin, kv.keys, kv.values, slots)
         output = self.kernels.paged_attention(query, kv.keys, kv.values, step.attention_plan, self.head_dim**-0.5)
         if gate is not None:
             output = output * torch.sigmoid(gate.float())
         return self.o_proj(output.view(tokens, -1).to(x.dtype))
 
-    def _query_and_gate(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _query_and_gate(self, projected: Tensor) -> tuple[Tensor, Tensor | None]:
         """Both [T, heads, head_dim]; no gate where the architecture has none."""
-        projected = self.q_proj(x).view(x.shape[0], self.heads, -1)
         if not self.gated:
             return projected, None
         query, gate = projected.chunk(2, dim=-1)
         return query, gate
-
-    def _placed(self, heads: Tensor, norm: Tensor | None, step: Step) -> Tensor:
-        """Queries or keys normed, if the architecture does, and rotated to their positions: float32."""
-        if norm is not None:
-            heads = self.kernels.rms_norm(heads, norm, self.eps, torch.float32)
-        return self.kernels.rotate(heads, step.cos, step.sin)

@@ -44,9 +44,10 @@ class Decoder:
         """Logits float32 [R, vocab_size] of the rows `batch.logit_rows`; new keys and values are cached on the way."""
         step = self._prepare(batch, cache)
         hidden = self.embedding.rows(batch.token_ids).float()
+        delta = torch.zeros_like(hidden)
         for layer in self.layers:
-            hidden = layer(hidden, step)
-        hidden = hidden[batch.logit_rows]
+            delta = layer(hidden, delta, step)
+        hidden = (hidden + delta)[batch.logit_rows]
         return self.head(self.kernels.rms_norm(hidden, self.norm, self.config.rms_norm_eps, self.dtype)).float()
 
     def _prepare(self, batch: Batch, cache: CacheTensors) -> Step:
@@ -77,11 +78,14 @@ class Layer:
         self.mixer = mixer(index, config, scope, kernels, dtype)
         self.mlp = mlp(config, scope, kernels)
 
-    def __call__(self, hidden: Tensor, step: Step) -> Tensor:
-        """Float32 [T, hidden] -> the same, changed in place."""
-        hidden += self.mixer(self.kernels.rms_norm(hidden, self.mixer_norm, self.eps, self.dtype), step)
-        hidden += self.mlp(self.kernels.rms_norm(hidden, self.mlp_norm, self.eps, self.dtype))
-        return hidden
+    def __call__(self, hidden: Tensor, delta: Tensor, step: Step) -> Tensor:
+        """What the layer adds to the residual stream, [T, hidden].
+
+        `hidden` float32 is the stream without `delta`, what the layer before adds; on return `delta` and the mixer's
+        part are in it. Leaving the last addition to who reads the sum joins it to the norm.
+        """
+        delta = self.mixer(self.kernels.add_rms_norm(hidden, delta, self.mixer_norm, self.eps, self.dtype), step)
+        return self.mlp(self.kernels.add_rms_norm(hidden, delta, self.mlp_norm, self.eps, self.dtype))
 
 
 def mixer(index: int, config: ModelConfig, scope: Scope, kernels: Kernels, dtype: torch.dtype) -> Mixer:

@@ -11,8 +11,8 @@ class DenseMLP:
 
     def __init__(self, scope: Scope, kernels: Kernels) -> None:
         self.kernels = kernels
-        self.gate, self.up, self.down = scope.linear("gate_proj"), scope.linear("up_proj"), scope.linear("down_proj")
+        self.gate_up, self.down = scope.joint("gate_proj", "up_proj"), scope.linear("down_proj")
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, hidden] -> [T, hidden] in the dtype of `x`."""
-        return self.down(self.kernels.silu_mul(self.gate(x), self.up(x)))
+        return self.down(self.kernels.silu_mul(*self.gate_up(x)))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from engine.errors import CheckpointError
 from engine.quant.formats import Packed
+from engine.quant.joint import JointLinear
 from engine.quant.linear import PackedExperts, QuantizedLinear
 
 Weights = Mapping[str, Packed | PackedExperts | Tensor]
@@ -39,6 +40,10 @@ class Scope:
             raise CheckpointError(f"the checkpoint has no tensor {self.full(part)}.weight")
         bias = self.tensor(f"{part}.bias") if self.full(f"{part}.bias") in self.weights else None
         return QuantizedLinear(packed, bias)
+
+    def joint(self, *parts: str) -> JointLinear:
+        """Projections of one input, e.g. "gate_proj" and "up_proj"."""
+        return JointLinear(*map(self.linear, parts))
 
     def experts(self, part: str) -> PackedExperts:
         """A stack of expert matrices, e.g. "gate_up_proj"."""

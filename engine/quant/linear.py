@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from engine.kernels.rows import take_rows
-from engine.quant import whole
+from engine.quant import fp8_dynamic, whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
 
@@ -126,26 +126,35 @@ def runs_packed(device: torch.device, packed: Packed) -> bool:
     kind = BLOCK_TYPES.get(packed.format.upper())
     if device.type != "cpu" or kind is None:
         return False
-    return kind.number in _cpu_kernels().KINDS and packed.shape[1] % _cpu_kernels().UNIT == 0
+    return kind.number in cpu_kernels().KINDS and packed.shape[1] % cpu_kernels().UNIT == 0
 
 
 @cache
-def _cpu_kernels() -> Any:
+def cpu_kernels() -> Any:
     """The module `engine.kernels.cpu.packed`, imported by the first product on CPU: a GPU needs no numba."""
     return import_module("engine.kernels.cpu.packed")
-
-
-def _multiply_packed(x: Tensor, rows: Tensor, number: int) -> Tensor:
-    product: Tensor = _cpu_kernels().matmul(x, rows, number)
-    return product
 
 
 def _matmul_for(packed: Packed) -> Callable[[Tensor, Packed], Tensor]:
     if "+" in packed.format:
         return _joined
+    if runs_packed(packed.device, packed):
+        return _own_kernel if packed.format in BLOCK_TYPES else _plain_own_kernel
+    if fp8_dynamic.is_supported(packed):
+        return fp8_dynamic.multiply
     if packed.device.type != "cpu" and packed.format not in ("f32", "bf16"):
         return whole.multiply
     return _MATMULS[packed.format]
+
+
+def _own_kernel(x: Tensor, packed: Packed) -> Tensor:
+    (stored,) = packed.tensors.values()
+    y: Tensor = cpu_kernels().matmul(x.float(), stored.view(torch.uint8), BLOCK_TYPES[packed.format.upper()].number)
+    return y.to(x.dtype)
+
+
+def _plain_own_kernel(x: Tensor, packed: Packed) -> Tensor:
+    return _own_kernel(x, packed) if x.dtype == torch.float32 else _plain(x, packed)
 
 
 def _joined(x: Tensor, packed: Packed) -> Tensor:
@@ -154,16 +163,8 @@ def _joined(x: Tensor, packed: Packed) -> Tensor:
     return y if order is None else y[:, order]
 
 
-def _blocks(x: Tensor, packed: Packed) -> Tensor:
-    if runs_packed(x.device, packed):
-        return _multiply_packed(x.float(), packed.tensors["blocks"], BLOCK_TYPES[packed.format].number).to(x.dtype)
-    return _tiled(x, packed)
-
-
 def _plain(x: Tensor, packed: Packed) -> Tensor:
     weight = packed.tensors["weight"]
-    if x.dtype == torch.float32 and runs_packed(x.device, packed):
-        return _multiply_packed(x, weight.view(torch.uint8), BLOCK_TYPES[packed.format.upper()].number)
     if weight.dtype == x.dtype:
         return linear(x, weight)
     if weight.dtype == torch.float32:
@@ -202,5 +203,5 @@ def _over_tiles(x: Tensor, packed: Packed, unpack: Callable[[Packed], Tensor]) -
 
 
 _MATMULS: Mapping[str, Callable[[Tensor, Packed], Tensor]] = MappingProxyType(
-    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _int4, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _blocks)
+    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _int4, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _tiled)
 )

@@ -1,8 +1,8 @@
-"""The CPU family: torch's fused operators where they beat the plain form, the reference everywhere else."""
+"""The CPU family: kernels of our own or torch's fused operators where they beat the plain form, else the reference."""
 
 from engine.kernels.cpu.attention import paged_attention, plan_attention
 from engine.kernels.cpu.delta_net import causal_conv, delta_rule_step
-from engine.kernels.cpu.elementwise import rms_norm, silu_mul
+from engine.kernels.cpu.elementwise import add_rms_norm, rms_norm, rotate, rotate_and_store, silu_mul
 from engine.kernels.reference import (
     causal_conv_step,
     delta_gates,
@@ -10,12 +10,12 @@ from engine.kernels.reference import (
     gated_rms_norm,
     moe,
     plan_runs,
-    rotate,
     route,
     store_kv,
 )
 
 __all__ = [
+    "add_rms_norm",
     "causal_conv",
     "causal_conv_step",
     "delta_gates",
@@ -28,6 +28,7 @@ __all__ = [
     "plan_runs",
     "rms_norm",
     "rotate",
+    "rotate_and_store",
     "route",
     "silu_mul",
     "store_kv",

@@ -318,6 +318,20 @@ def _matmul(kind: int) -> Any:
 
 
 @cache
+def _matmul_each(kind: int) -> Any:
+    """`_matmul` of the same vectors with several matrices: every thread takes its share of each."""
+
+    @parallel_jit
+    def multiply_each(matrices: Any, x: Any, results: Any, parts: int) -> None:
+        for part in prange(parts):
+            for i in range(len(matrices)):
+                count = matrices[i].shape[0]
+                rows_product(kind, matrices[i], part * count // parts, (part + 1) * count // parts, x, results[i])
+
+    return multiply_each
+
+
+@cache
 def _expand(kind: int) -> Any:
     """Unpacking of rows over threads for one format."""
 
@@ -341,6 +355,13 @@ def matmul(x: Tensor, rows: Tensor, kind: int) -> Tensor:
     y = torch.empty(x.shape[0], rows.shape[0])
     _matmul(kind)(rows.numpy(), x.contiguous().numpy(), y.numpy(), threads())
     return y
+
+
+def matmul_each(x: Tensor, matrices: tuple[np.ndarray, ...], kind: int) -> tuple[Tensor, ...]:
+    """`matmul` with each of several matrices of one format."""
+    results = tuple(torch.empty(x.shape[0], len(rows)) for rows in matrices)
+    _matmul_each(kind)(matrices, x.contiguous().numpy(), tuple(y.numpy() for y in results), threads())
+    return results
 
 
 def expand(rows: Tensor, kind: int, columns: int) -> Tensor:

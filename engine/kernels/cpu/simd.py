@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 import torch
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -54,7 +55,7 @@ def parallel_jit(function: Function) -> Function:
 
 
 def threads() -> int:
-    """Threads that a parallel kernel may use: as many as torch's, whose OpenMP pool numba's runs on as well."""
+    """Threads that the next parallel kernel uses: as many as torch's, whose OpenMP pool numba's runs on as well."""
     count = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     if numba.get_num_threads() != count:
         numba.set_num_threads(count)
@@ -248,3 +249,30 @@ def half_of_four(_: Any, address: Any, lane: Any) -> Any:
 def byte_at(_: Any, address: Any) -> Any:
     """The byte at `address`."""
     return types.uint8(types.int64), lambda context, builder, signature, arguments: _load(builder, arguments[0], _BYTE)
+
+
+@intrinsic
+def power_of_two(_: Any, exponent: Any) -> Any:
+    """2^exponent as float32, for int64 exponents from -126 to 127."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        biased = builder.add(builder.trunc(arguments[0], _INT), ir.Constant(_INT, 127))
+        return builder.bitcast(builder.shl(biased, ir.Constant(_INT, 23)), _FLOAT)
+
+    return types.float32(types.int64), lower
+
+
+@jit
+def decay(x: Any) -> Any:
+    """e^x for float32 x <= 0 to 2 units in the last place; 0 below -87.
+
+    As 2^n e^r with |r| <= ln 2 / 2 and the Taylor polynomial of e^r, of which loops make vectors; there is no vector
+    form of the mathematical library's function.
+    """
+    x = max(x, np.float32(-87.0))
+    n = np.int32(x * np.float32(1.442695041) - np.float32(0.5))
+    r = x - np.float32(n) * np.float32(0.693359375) - np.float32(n) * np.float32(-2.12194440e-4)
+    p = np.float32(1 / 5040)
+    for coefficient in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2, 1.0, 1.0):
+        p = p * r + np.float32(coefficient)
+    return p * power_of_two(n)

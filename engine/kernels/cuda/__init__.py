@@ -7,6 +7,7 @@ from engine.kernels.cuda.attention import paged_attention, plan_attention
 from engine.kernels.cuda.elementwise import gated_rms_norm, rms_norm, silu_mul
 from engine.kernels.cuda.experts import moe
 from engine.kernels.reference import (
+    add_rms_norm,
     causal_conv,
     causal_conv_step,
     delta_gates,
@@ -14,11 +15,13 @@ from engine.kernels.reference import (
     delta_rule_step,
     plan_runs,
     rotate,
+    rotate_and_store,
     route,
     store_kv,
 )
 
 __all__ = [
+    "add_rms_norm",
     "causal_conv",
     "causal_conv_step",
     "delta_gates",
@@ -31,6 +34,7 @@ __all__ = [
     "plan_runs",
     "rms_norm",
     "rotate",
+    "rotate_and_store",
     "route",
     "silu_mul",
     "store_kv",
