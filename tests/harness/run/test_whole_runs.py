@@ -175,9 +175,11 @@ def test_ctrl_c_leaves_a_run_that_continues_and_a_second_process_is_refused(conf
     run = config.parent / "runs" / "one"
     first = start(config)
     wait_for_progress(first, run, 0)
+    first.send_signal(signal.SIGSTOP)  # it keeps its lock, and cannot end before it is interrupted
     status, _, err = finish(start(config))
     assert (status, f"process {first.pid} is working on this run" in err) == (2, True), err
     first.send_signal(signal.SIGINT)
+    first.send_signal(signal.SIGCONT)
     status, _, err = finish(first, timeout=30)
     assert status == 130
     assert "tasks done; the same command continues" in err
