@@ -107,6 +107,8 @@ def _walk(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _objection(schema: Mapping[str, Any]) -> str | None:
     """Why one subschema cannot be enforced, its parts aside; None when it can."""
+    if "type" in schema and not _names_types(schema["type"]):
+        return f"type must be one of {', '.join(JSON_TYPES)}, or a list of these"
     ignored = sorted(NOT_ENFORCED & schema.keys())
     ignored += [key for key, free in FREE_UP_TO.items() if key in schema and schema[key] not in range(free + 1)]
     if ignored:
@@ -124,6 +126,11 @@ def _objection(schema: Mapping[str, Any]) -> str | None:
     if "patternProperties" in schema and "properties" in schema:
         return "patternProperties beside properties cannot be enforced where both fit a name"
     return _string_objection(schema) or next(filter(None, map(_pattern_objection, _patterns(schema))), None)
+
+
+def _names_types(value: Any) -> bool:
+    named = [value] if isinstance(value, str) else value
+    return isinstance(named, list) and bool(named) and all(isinstance(one, str) and one in JSON_TYPES for one in named)
 
 
 def _objection_beside(schema: Mapping[str, Any], deciding: str) -> str | None:
