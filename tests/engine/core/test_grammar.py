@@ -182,7 +182,7 @@ def test_vocabularies_of_a_gguf_file_and_of_a_directory_are_masked_alike(tmp_pat
         ("ebnf", 'root ::= root "a"', "no text belongs"),
         ("json_schema", "{", "not valid JSON"),
         ("json_schema", "[]", "must be a JSON object"),
-        ("json_schema", '{"type": "strin"}', 'type must be one of'),
+        ("json_schema", '{"type": "strin"}', "type must be one of"),
         ("json_schema", '{"$ref": "#/nope"}', "Cannot find field nope"),
         ("regex", "a" * (1 << 18), "has more than"),
     ],
