@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ def config(tmp_path: Path) -> Path:
 
 def start(config: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "harness", "eval", "-c", str(config), "--run-id", "one", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A suite that a shell started in the background ignores Ctrl-C, and its children would inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 100) -> tuple[int, str, str]:
