@@ -14,7 +14,8 @@ from engine.model.decoder import Decoder
 def activation_dtype(quant: str, device: torch.device) -> torch.dtype:
     """The dtype between matmuls at level `quant`: float32 where exactness is the point, bfloat16 elsewhere.
 
-    `f32` is the oracle's level. `as-stored` on CPU has block formats whose kernels work in float32.
+    `f32` is the oracle's level. `as-stored` on CPU has block formats whose kernels work in float32. On CPU the decoder
+    takes float32 for few rows at every level.
     """
     if quant == "f32" or (quant == "as-stored" and device.type == "cpu"):
         return torch.float32

@@ -15,6 +15,7 @@ from engine.model.mlp import DenseMLP
 from engine.model.moe import SparseMoE
 from engine.model.scope import Scope, Weights
 from engine.model.step import Step, state_parts
+from engine.quant.linear import FLOAT32_ROWS
 
 __all__ = ["Decoder", "Weights"]
 
@@ -22,8 +23,9 @@ __all__ = ["Decoder", "Weights"]
 class Decoder:
     """A decoder-only transformer over packed weights under their Hugging Face names.
 
-    `dtype` is that of the activations between matmuls. The residual stream, norms, rotation and softmax are float32
-    whatever it is, so that what a quantization level costs is its weights' rounding and not the accumulator's.
+    `dtype` is that of the activations between matmuls, but for few rows on CPU, where it is float32. The residual
+    stream, norms, rotation and softmax are float32 whatever it is, so that what a quantization level costs is its
+    weights' rounding and not the accumulator's.
     Raises CheckpointError that names a missing tensor.
     """
 
@@ -36,7 +38,7 @@ class Decoder:
         self.norm = scope.tensor("model.norm.weight")
         self.rotary = Rotary(config, device)
         self.layers = [
-            Layer(i, config, scope.below(f"model.layers.{i}"), self.kernels, dtype) for i in range(config.num_layers)
+            Layer(i, config, scope.below(f"model.layers.{i}"), self.kernels) for i in range(config.num_layers)
         ]
 
     @torch.inference_mode()
@@ -48,12 +50,25 @@ class Decoder:
         for layer in self.layers:
             delta = layer(hidden, delta, step)
         hidden = (hidden + delta)[batch.logit_rows]
-        return self.head(self.kernels.rms_norm(hidden, self.norm, self.config.rms_norm_eps, self.dtype)).float()
+        dtype = self._dtype(hidden)
+        return self.head(self.kernels.rms_norm(hidden, self.norm, self.config.rms_norm_eps, dtype)).float()
+
+    def _dtype(self, rows: Tensor) -> torch.dtype:
+        """The CPU's kernels read packed weights in float32, and converting few rows costs more than it saves."""
+        return torch.float32 if rows.device.type == "cpu" and len(rows) <= FLOAT32_ROWS else self.dtype
 
     def _prepare(self, batch: Batch, cache: CacheTensors) -> Step:
         cos, sin = self.rotary(batch.positions)
         plan = self.kernels.plan_attention(batch.block_tables, batch.query_lens, batch.context_lens, cache.block_size)
-        return Step(batch, cache, cos, sin, plan, state_parts(batch, self.kernels) if cache.delta else ())
+        return Step(
+            batch,
+            cache,
+            self._dtype(batch.token_ids),
+            cos,
+            sin,
+            plan,
+            state_parts(batch, self.kernels) if cache.delta else (),
+        )
 
 
 class Mixer(Protocol):
@@ -71,11 +86,11 @@ class MLP(Protocol):
 class Layer:
     """`h += mixer(norm(h)); h += mlp(norm(h))`."""
 
-    def __init__(self, index: int, config: ModelConfig, scope: Scope, kernels: Kernels, dtype: torch.dtype) -> None:
-        self.kernels, self.eps, self.dtype = kernels, config.rms_norm_eps, dtype
+    def __init__(self, index: int, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
+        self.kernels, self.eps = kernels, config.rms_norm_eps
         self.mixer_norm = scope.tensor("input_layernorm.weight")
         self.mlp_norm = scope.tensor("post_attention_layernorm.weight")
-        self.mixer = mixer(index, config, scope, kernels, dtype)
+        self.mixer = mixer(index, config, scope, kernels)
         self.mlp = mlp(config, scope, kernels)
 
     def __call__(self, hidden: Tensor, delta: Tensor, step: Step) -> Tensor:
@@ -84,14 +99,14 @@ class Layer:
         `hidden` float32 is the stream without `delta`, what the layer before adds; on return `delta` and the mixer's
         part are in it. Leaving the last addition to who reads the sum joins it to the norm.
         """
-        delta = self.mixer(self.kernels.add_rms_norm(hidden, delta, self.mixer_norm, self.eps, self.dtype), step)
-        return self.mlp(self.kernels.add_rms_norm(hidden, delta, self.mlp_norm, self.eps, self.dtype))
+        delta = self.mixer(self.kernels.add_rms_norm(hidden, delta, self.mixer_norm, self.eps, step.dtype), step)
+        return self.mlp(self.kernels.add_rms_norm(hidden, delta, self.mlp_norm, self.eps, step.dtype))
 
 
-def mixer(index: int, config: ModelConfig, scope: Scope, kernels: Kernels, dtype: torch.dtype) -> Mixer:
+def mixer(index: int, config: ModelConfig, scope: Scope, kernels: Kernels) -> Mixer:
     """The mixer that `config.layer_types` names for layer `index`."""
     if config.layer_types[index] == "linear_attention":
-        return DeltaNet(index, config, scope.below("linear_attn"), kernels, dtype)
+        return DeltaNet(index, config, scope.below("linear_attn"), kernels)
     return Attention(index, config, scope.below("self_attn"), kernels)
 
 

@@ -19,8 +19,8 @@ from engine.model.step import StatePart, Step
 class DeltaNet:
     """Extends each sequence's state by its new tokens, single ones step by step and longer runs in chunks."""
 
-    def __init__(self, layer: int, config: ModelConfig, scope: Scope, kernels: Kernels, dtype: torch.dtype) -> None:
-        self.layer, self.kernels, self.dtype, self.eps = layer, kernels, dtype, config.rms_norm_eps
+    def __init__(self, layer: int, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
+        self.layer, self.kernels, self.eps = layer, kernels, config.rms_norm_eps
         self.key_heads, self.value_heads = config.linear_num_key_heads, config.linear_num_value_heads
         self.key_dim, self.value_dim = config.linear_key_head_dim, config.linear_value_head_dim
         self.in_proj_qkvz, self.in_proj_ba = scope.linear("in_proj_qkvz"), scope.linear("in_proj_ba")
@@ -39,7 +39,7 @@ class DeltaNet:
         for part in step.state_parts:
             rows = part.rows
             output[rows] = self._advance(mixed[rows], g[rows], beta[rows], state, part)
-        gated = self.kernels.gated_rms_norm(output, z, self.norm, self.eps, self.dtype)
+        gated = self.kernels.gated_rms_norm(output, z, self.norm, self.eps, step.dtype)
         return self.out_proj(gated.flatten(1))
 
     def _split_qkvz(self, projected: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,10 +23,11 @@ class StatePart:
 
 @dataclass(frozen=True)
 class Step:
-    """One batch, the cache it extends, rotary angles and the kernels' plans."""
+    """One batch, the cache it extends, the dtype of activations, rotary angles and the kernels' plans."""
 
     batch: Batch
     cache: CacheTensors
+    dtype: torch.dtype
     cos: Tensor  # [T, 1, rotary_dim / 2] float32
     sin: Tensor  # [T, 1, rotary_dim / 2] float32
     attention_plan: Any

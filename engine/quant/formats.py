@@ -213,8 +213,6 @@ def _storable(scale: Tensor) -> Tensor:
 
 def _pack_int4(weight: Tensor) -> tuple[dict[str, Tensor], int]:
     out, columns = weight.shape
-    if out % int4.ROW_MULTIPLE:
-        raise CheckpointError(f"int4 needs output features that are a multiple of {int4.ROW_MULTIPLE}, not {out}")
     group = int4_group(columns)
     values = weight.float().reshape(out, -1, group)
     least, most = values.aminmax(dim=2)
@@ -247,7 +245,7 @@ def _read_int4(packed: Packed, rows: Tensor | None) -> Tensor:
     codes, scales_zeros = packed.tensors["codes"], packed.tensors["scales_zeros"]
     if rows is not None:
         scales_zeros = scales_zeros[:, rows]
-    values = (int4.unpack_codes(codes) if rows is None else int4.gather_codes(codes, rows)).float()
+    values = int4.unpack_codes(_selected(codes, rows)).float()
     scale, zero = scales_zeros.float().transpose(0, 1).unsqueeze(2).unbind(-1)
     return values.reshape(values.shape[0], -1, packed.group).sub_(8).mul_(scale).add_(zero).flatten(1)
 

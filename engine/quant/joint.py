@@ -1,11 +1,10 @@
 """Several projections of one input."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from engine.quant.gguf_blocks import BLOCK_TYPES
-from engine.quant.linear import QuantizedLinear, cpu_kernels, runs_packed
+from engine.quant.linear import QuantizedLinear
+from engine.quant.own import cpu_kernels
 
 
 class JointLinear:
@@ -16,21 +15,14 @@ class JointLinear:
 
     def __init__(self, *linears: QuantizedLinear) -> None:
         self.linears = linears
-        formats = {linear.packed.format for linear in linears}
-        together = len(formats) == 1 and all(
-            linear.bias is None and runs_packed(linear.packed.device, linear.packed) for linear in linears
-        )
-        self._kind = BLOCK_TYPES[formats.pop().upper()].number if together else None
-        self._rows = tuple(_bytes(linear) for linear in linears) if together else ()
+        own = [linear.own for linear in linears if linear.own is not None and linear.bias is None]
+        alike = len({(kind, matrix[2:]) for kind, matrix in own}) == 1
+        self._own = tuple(matrix for _, matrix in own) if alike and len(own) == len(linears) else ()
+        self._kind = own[0][0] if self._own else None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [T, in] to one [T, out] for each layer, in the dtype of `x`."""
-        if self._kind is None or x.dtype != torch.float32:
-            return tuple(linear(x) for linear in self.linears)
-        results: tuple[Tensor, ...] = cpu_kernels().matmul_each(x, self._rows, self._kind)
+        if not self._own or x.dtype != torch.float32:
+            return tuple([linear(x) for linear in self.linears])
+        results: tuple[Tensor, ...] = cpu_kernels().matmul(x, self._own, self._kind)
         return results
-
-
-def _bytes(linear: QuantizedLinear) -> np.ndarray:
-    (stored,) = linear.packed.tensors.values()
-    return stored.view(torch.uint8).numpy()

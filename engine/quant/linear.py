@@ -2,10 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +12,11 @@ from engine.kernels.rows import take_rows
 from engine.quant import fp8_dynamic, whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
+from engine.quant.own import cpu_kernels, own_matrix
 
-# Rows of activations up to which torch's weight-only CPU kernels win over unpacking a tile for the plain matmul;
-# measured in bfloat16 on two cores with AVX-512. In float32 those kernels never win.
-INT8_KERNEL_ROWS = 12
-INT4_KERNEL_ROWS = 128
+FLOAT32_ROWS = 64
+"""Rows of activations up to which the CPU's own kernels, which read packed weights and work in float32, win over
+unpacking for torch's bfloat16 product; measured on two cores with AVX-512."""
 
 
 class QuantizedLinear:
@@ -33,11 +30,16 @@ class QuantizedLinear:
         self.packed = packed
         self.bias = bias
         self.out_features, self.in_features = packed.shape
+        self.own = own_matrix(packed)
         self._matmul = _matmul_for(packed)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [T, in] in float32 or bfloat16 to [T, out] in the same dtype."""
-        y = self._matmul(x, self.packed)
+        if self.own is not None and (x.dtype == torch.float32 or x.shape[0] <= FLOAT32_ROWS):
+            kind, matrix = self.own
+            y: Tensor = cpu_kernels().matmul(x.float(), (matrix,), kind)[0].to(x.dtype)
+        else:
+            y = self._matmul(x, self.packed)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def rows(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -121,40 +123,14 @@ def join_experts(parts: list[PackedExperts]) -> PackedExperts:
     return PackedExperts("+".join(part.format for part in parts), shape, unlike)
 
 
-def runs_packed(device: torch.device, packed: Packed) -> bool:
-    """Whether the CPU's kernels multiply with this matrix as it lies in memory: see `engine.kernels.cpu.packed`."""
-    kind = BLOCK_TYPES.get(packed.format.upper())
-    if device.type != "cpu" or kind is None:
-        return False
-    return kind.number in cpu_kernels().KINDS and packed.shape[1] % cpu_kernels().UNIT == 0
-
-
-@cache
-def cpu_kernels() -> Any:
-    """The module `engine.kernels.cpu.packed`, imported by the first product on CPU: a GPU needs no numba."""
-    return import_module("engine.kernels.cpu.packed")
-
-
 def _matmul_for(packed: Packed) -> Callable[[Tensor, Packed], Tensor]:
     if "+" in packed.format:
         return _joined
-    if runs_packed(packed.device, packed):
-        return _own_kernel if packed.format in BLOCK_TYPES else _plain_own_kernel
     if fp8_dynamic.is_supported(packed):
         return fp8_dynamic.multiply
     if packed.device.type != "cpu" and packed.format not in ("f32", "bf16"):
         return whole.multiply
     return _MATMULS[packed.format]
-
-
-def _own_kernel(x: Tensor, packed: Packed) -> Tensor:
-    (stored,) = packed.tensors.values()
-    y: Tensor = cpu_kernels().matmul(x.float(), stored.view(torch.uint8), BLOCK_TYPES[packed.format.upper()].number)
-    return y.to(x.dtype)
-
-
-def _plain_own_kernel(x: Tensor, packed: Packed) -> Tensor:
-    return _own_kernel(x, packed) if x.dtype == torch.float32 else _plain(x, packed)
 
 
 def _joined(x: Tensor, packed: Packed) -> Tensor:
@@ -173,21 +149,21 @@ def _plain(x: Tensor, packed: Packed) -> Tensor:
 
 
 def _int8(x: Tensor, packed: Packed) -> Tensor:
-    codes, scale = packed.tensors["codes"], packed.tensors["scale"]
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[0] <= INT8_KERNEL_ROWS:
-        return torch._weight_int8pack_mm(x, codes, scale)
-    return _over_tiles(x, packed, lambda tile: tile.tensors["codes"].to(x.dtype)) * scale.to(x.dtype)
-
-
-def _int4(x: Tensor, packed: Packed) -> Tensor:
-    if x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[0] <= INT4_KERNEL_ROWS:
-        codes, scales_zeros = packed.tensors["codes"], packed.tensors["scales_zeros"]
-        return torch._weight_int4pack_mm_for_cpu(x, codes, packed.group, scales_zeros)
-    return _tiled(x, packed)
+    scale = packed.tensors["scale"].to(x.dtype)
+    return _over_tiles(x, packed, lambda tile: tile.tensors["codes"].to(x.dtype)) * scale
 
 
 def _tiled(x: Tensor, packed: Packed) -> Tensor:
-    return _over_tiles(x, packed, lambda tile: dequantize(tile).to(x.dtype))
+    return _over_tiles(x, packed, lambda tile: _unpacked(tile).to(x.dtype))
+
+
+def _unpacked(tile: Packed) -> Tensor:
+    own = own_matrix(tile)
+    if own is None:
+        return dequantize(tile)
+    kind, matrix = own
+    weights: Tensor = cpu_kernels().expand(matrix, kind, tile.shape[1])
+    return weights
 
 
 def _over_tiles(x: Tensor, packed: Packed, unpack: Callable[[Packed], Tensor]) -> Tensor:
@@ -203,5 +179,5 @@ def _over_tiles(x: Tensor, packed: Packed, unpack: Callable[[Packed], Tensor]) -
 
 
 _MATMULS: Mapping[str, Callable[[Tensor, Packed], Tensor]] = MappingProxyType(
-    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _int4, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _tiled)
+    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _tiled, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _tiled)
 )

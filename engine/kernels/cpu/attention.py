@@ -14,10 +14,8 @@ from numba import prange
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.kernels.cpu.simd import decay, jit, parallel_jit, threads
+from engine.kernels.cpu.simd import PARALLEL_PRODUCTS, decay, jit, parallel_jit, threads
 
-PARALLEL_WORK = 1 << 17
-"""Products of a query and a key element from which on heads are spread over threads."""
 QUERY_TILE = 256
 """Rows of a chunk that share one mask: bounds the mask to 256 x context entries."""
 
@@ -125,11 +123,11 @@ def _attend_singles(
         *(query.numpy(), key_cache.numpy(), value_cache.numpy()),
         *(singles.rows, singles.tables, singles.contexts, np.float32(scale), output.numpy()),
     )
-    heads = len(singles.rows) * key_cache.shape[2]
-    if int(singles.contexts.sum()) * query[0].numel() < PARALLEL_WORK:
+    heads, products = len(singles.rows) * key_cache.shape[2], 4 * int(singles.contexts.sum()) * query[0].numel()
+    if products < PARALLEL_PRODUCTS:
         _decode_heads(0, heads, *tensors)
     else:
-        _decode(threads(), heads, *tensors)
+        _decode(threads(products), heads, *tensors)
 
 
 @parallel_jit

@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from engine.kernels.cpu.simd import decay, jit, parallel_jit, threads
+from engine.kernels.cpu.simd import PARALLEL_PRODUCTS, decay, jit, parallel_jit, threads
 from engine.kernels.reference import store_kv
 
 PARALLEL_ELEMENTS = 1 << 15
@@ -22,7 +22,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     if x.numel() < PARALLEL_ELEMENTS:
         _norm_rows(0, len(rows), rows, weight.numpy(), eps, out)
     else:
-        _norm(threads(), rows, weight.numpy(), eps, out)
+        _norm(threads(PARALLEL_PRODUCTS), rows, weight.numpy(), eps, out)
     return y if dtype == torch.float32 else y.to(dtype)
 
 
@@ -43,7 +43,7 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     if gate.numel() < PARALLEL_ELEMENTS:
         _silu_mul_rows(0, len(gate), gate.numpy(), up.numpy())
     else:
-        _silu_mul(threads(), gate.numpy(), up.numpy())
+        _silu_mul(threads(PARALLEL_PRODUCTS), gate.numpy(), up.numpy())
     return gate
 
 
@@ -53,7 +53,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     if x.numel() < PARALLEL_ELEMENTS:
         _rotate_rows(0, len(x), x.float().numpy(), cos.numpy(), sin.numpy(), y.numpy())
     else:
-        _rotate(threads(), x.float().numpy(), cos.numpy(), sin.numpy(), y.numpy())
+        _rotate(threads(PARALLEL_PRODUCTS), x.float().numpy(), cos.numpy(), sin.numpy(), y.numpy())
     return y
 
 

@@ -6,9 +6,12 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 
-from engine.kernels.cpu.packed import KINDS, MANY, ROW_BLOCK, expand, matmul
+from engine.kernels.cpu.packed import INT4, INT8, KINDS, MANY, ROW_BLOCK, expand, matmul, matrix
+from engine.quant.formats import dequantize as dequantize_packed
+from engine.quant.formats import pack
+from engine.quant.own import own_matrix
 
-FORMATS = {gguf.GGMLQuantizationType(kind).name: kind for kind in sorted(KINDS)}
+FORMATS = {gguf.GGMLQuantizationType(kind).name: kind for kind in sorted(KINDS - {INT8, INT4})}
 HALVES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 """Byte offsets of the float16 fields of blocks that the `gguf` package reads but does not write."""
 
@@ -29,7 +32,7 @@ def random_rows(name: str, rows: int, columns: int) -> np.ndarray:
 def test_rows_expand_exactly(name: str) -> None:
     rows = random_rows(name, 3, 512)
     expected = dequantize(rows, gguf.GGMLQuantizationType[name])
-    assert np.array_equal(expand(torch.from_numpy(rows), FORMATS[name], 512).numpy(), expected.reshape(3, 512))
+    assert np.array_equal(expand(matrix(torch.from_numpy(rows)), FORMATS[name], 512).numpy(), expected.reshape(3, 512))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -42,15 +45,32 @@ def test_products(name: str, columns: int) -> None:
         x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(tokens))
         expected = x.double() @ weight.t()
         torch.full(expected.shape, float("nan"))  # freed at once: likely the memory of the result
-        got = matmul(x, torch.from_numpy(rows), FORMATS[name])
+        (got,) = matmul(x, (matrix(torch.from_numpy(rows)),), FORMATS[name])
         assert (got.double() - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-def test_one_thread_gives_what_many_give() -> None:
-    rows, x = torch.from_numpy(random_rows("Q4_1", 77, 256)), torch.randn(5, 256)
-    many, threads = matmul(x, rows, FORMATS["Q4_1"]), torch.get_num_threads()
+@pytest.mark.parametrize("kind", [INT8, INT4])
+def test_several_matrices_with_scales_apart(kind: int) -> None:
+    weights = [torch.randn(rows, 192, generator=torch.Generator().manual_seed(rows)) for rows in (5, 68)]
+    packed = [pack(weight, "int8" if kind == INT8 else "int4") for weight in weights]
+    own = [own_matrix(one) for one in packed]
+    for tokens in (1, 4, MANY):
+        x = torch.randn(tokens, 192, generator=torch.Generator().manual_seed(tokens))
+        results = matmul(x, tuple(one[1] for one in own if one), kind)
+        for got, one in zip(results, packed, strict=True):
+            expected = x.double() @ dequantize_packed(one).double().t()
+            assert (got.double() - expected).abs().max() <= 1e-6 * expected.abs().max()
+    for one, whole in zip(own, packed, strict=True):
+        assert one is not None
+        assert torch.equal(expand(one[1], kind, 192), dequantize_packed(whole))
+
+
+@pytest.mark.parametrize("tokens", [1, MANY])
+def test_one_thread_gives_what_many_give(tokens: int) -> None:
+    rows, x = (matrix(torch.from_numpy(random_rows("Q4_1", 77, 256))),), torch.randn(tokens, 256)
+    (many,), threads = matmul(x, rows, FORMATS["Q4_1"]), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert torch.equal(matmul(x, rows, FORMATS["Q4_1"]), many)
+        assert torch.equal(matmul(x, rows, FORMATS["Q4_1"])[0], many)
     finally:
         torch.set_num_threads(threads)

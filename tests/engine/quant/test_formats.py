@@ -60,15 +60,13 @@ def test_codes_come_back_in_row_order(rows: int, columns: int, seed: int) -> Non
     packed = int4.pack_codes(codes)
     ids = torch.randperm(16 * rows)[:7]
     assert torch.equal(int4.unpack_codes(packed), codes.to(torch.uint8))
-    assert torch.equal(int4.gather_codes(packed, ids), codes[ids].to(torch.uint8))
+    assert torch.equal(int4.unpack_codes(packed[ids]), codes[ids].to(torch.uint8))
 
 
 def test_int4_takes_the_largest_group_that_divides() -> None:
     assert [pack(normal(16, columns), "int4").group for columns in (512, 576, 96)] == [128, 64, 32]
     with pytest.raises(CheckpointError, match="multiple of 32, not 48"):
         pack(normal(16, 48), "int4")
-    with pytest.raises(CheckpointError, match="multiple of 16, not 24"):
-        pack(normal(24, 64), "int4")
 
 
 @pytest.fixture(scope="session")

@@ -93,10 +93,11 @@ def test_missing_metadata(make_gguf: Any) -> None:
 
 
 def test_int4_names_the_tensor_that_does_not_fit(make_gguf: Any) -> None:
-    narrow = {n: tuple(8 if s == 16 else s for s in shape) for n, shape in SHAPES.items()}
-    path = make_gguf(shapes=narrow, **{"attention.head_count": 4})
+    narrow: dict[str, tuple[int, ...]] = {f"blk.0.ffn_{part}.weight": (24, 32) for part in ("gate", "up")}
+    narrow["blk.0.ffn_down.weight"] = (32, 24)
+    path = make_gguf(shapes=narrow, feed_forward_length=24)
     assert refusal(path, "int4") == (
-        "tensor model.layers.0.self_attn.k_proj.weight: int4 needs output features that are a multiple of 16, not 8"
+        "tensor model.layers.0.mlp.down_proj.weight: int4 needs input features that are a multiple of 32, not 24"
     )
 
 
