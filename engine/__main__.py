@@ -63,9 +63,20 @@ def serve(
     max_running: Annotated[int, typer.Option(help="requests in a batch at most")] = 32,
     api_key: Annotated[list[str] | None, typer.Option(help="a key that /v1/* asks for; may be repeated")] = None,
     served_model_name: Annotated[str | None, typer.Option(help="name in /v1/models; default: the model's own")] = None,
+    max_step_tokens: Annotated[
+        int | None, typer.Option(help="tokens computed in a step at most; default: 1024 on CPU, 4096 on a GPU")
+    ] = None,
+    prefix_cache: Annotated[bool, typer.Option(help="reuse what earlier requests computed")] = True,
+    deterministic: Annotated[
+        bool, typer.Option(help="fixed tiles, each request alone: the cache and other requests change no text; slower")
+    ] = False,
+    state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots on the device")] = None,
+    host_state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots in host memory")] = None,
+    swap: Annotated[float | None, typer.Option(help="GiB of host memory for preempted requests")] = None,
     device: Device = None,
 ) -> None:
     """Serve the model over an OpenAI-compatible API until SIGTERM or Ctrl-C."""
+    from engine.config import EngineConfig
     from engine.llm import default_device
     from engine.serve.app import serve as serve_model
 
@@ -74,11 +85,19 @@ def serve(
         quant,
         host,
         port,
-        max_context=max_context,
-        max_running=max_running,
+        config=EngineConfig(
+            max_context=max_context,
+            max_running=max_running,
+            max_step_tokens=max_step_tokens,
+            prefix_cache=prefix_cache,
+            deterministic=deterministic,
+            state_cache_bytes=_bytes(state_cache, "--state-cache"),
+            host_state_cache_bytes=_bytes(host_state_cache, "--host-state-cache"),
+            swap_bytes=_bytes(swap, "--swap"),
+            device=device or default_device(),
+        ),
         api_keys=tuple(api_key or ()),
         served_model_name=served_model_name,
-        device=device or default_device(),
     )
 
 
@@ -193,6 +212,12 @@ def _load(model: str, quant: str, device: str | None, **limits: Any) -> "LLM":
     from engine.llm import LLM
 
     return LLM(model, quant, device, **limits)
+
+
+def _bytes(gib: float | None, option: str) -> int | None:
+    if gib is not None and not 0 <= gib < 2**20:
+        raise UserError(f"{option} {gib}: give GiB, 0 or more")
+    return None if gib is None else int(gib * 2**30)
 
 
 def _read_text(file: Path) -> str:

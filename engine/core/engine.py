@@ -52,9 +52,7 @@ class Engine:
         decoder = Decoder(model, checkpoint.weights, device, activations)
         cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
         self._memory = open_memory(model, config, plan, cache.kv, state)
-        self._scheduler = Scheduler(
-            self._memory, max_running=config.max_running, max_step_tokens=config.max_step_tokens
-        )
+        self._scheduler = Scheduler(self._memory, max_running=config.max_running, max_step_tokens=config.step_tokens)
         self._runner = Runner(decoder, replace(cache, delta=state.layers) if state else cache, device)
         self._grammars = GrammarCompiler(self.tokenizer, self._vocabulary)
         self._device = device
@@ -156,7 +154,7 @@ class Engine:
         parts = []
         try:
             while sequence.pending:
-                chunk = Chunk(sequence, self._memory.next_tokens(sequence, self.config.max_step_tokens))
+                chunk = Chunk(sequence, self._memory.next_tokens(sequence, self.config.step_tokens))
                 parts.append(self._runner.run([chunk], every_row=True).cpu())
                 sequence.computed += chunk.tokens
         finally:
@@ -226,7 +224,7 @@ class Engine:
             self._memory.slots.state.zero(sequence.slot)
             sequence.computed = 0
             while sequence.computed < start:
-                budget = min(start - sequence.computed, self.config.max_step_tokens)
+                budget = min(start - sequence.computed, self.config.step_tokens)
                 part = Chunk(sequence, self._memory.next_tokens(sequence, budget))
                 self._runner.run([part])
                 sequence.computed += part.tokens
@@ -340,12 +338,16 @@ def _score_prompt(chunk: Chunk, logits: Tensor) -> None:
 
 
 def _check(config: EngineConfig) -> None:
-    for name in ("block_size", "max_running", "max_step_tokens"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    if config.max_step_tokens < config.max_running:
+    for name, value in (
+        ("block_size", config.block_size),
+        ("max_running", config.max_running),
+        ("max_step_tokens", config.step_tokens),
+    ):
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+    if config.step_tokens < config.max_running:
         raise UserError(
-            f"max_step_tokens {config.max_step_tokens} is below max_running {config.max_running}: "
+            f"max_step_tokens {config.step_tokens} is below max_running {config.max_running}: "
             "a step must hold one token of every running request"
         )
     if config.deterministic:
@@ -357,8 +359,8 @@ def _check_tile(config: EngineConfig) -> None:
     if config.prefill_tile < 1 or config.prefill_tile % unit:
         raise UserError(f"prefill_tile is {config.prefill_tile}; it must be a multiple of {unit}")
     least = config.max_running + config.prefill_tile
-    if config.max_step_tokens < least:
+    if config.step_tokens < least:
         raise UserError(
-            f"max_step_tokens {config.max_step_tokens} is below {least}: a deterministic step must hold a prefill tile "
+            f"max_step_tokens {config.step_tokens} is below {least}: a deterministic step must hold a prefill tile "
             "beside one token of every running request"
         )

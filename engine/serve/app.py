@@ -22,6 +22,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from engine.config import EngineConfig
 from engine.errors import UserError
 from engine.serve import errors, metrics, openai
 from engine.serve.service import Service
@@ -115,24 +116,19 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    max_context: int | None = None,
-    max_running: int = 32,
+    config: EngineConfig,
     api_keys: Sequence[str] = (),
     served_model_name: str | None = None,
-    device: str | None = None,
     drain_seconds: float = 30,
 ) -> None:
     """Serve `model` until SIGTERM or Ctrl-C, then finish what runs within `drain_seconds` and return.
 
     `port` 0 takes a free one. The server listens at once and answers 503 until the model is loaded; then one line on
-    stdout says where. `device` None takes a GPU when there is one. Raises UserError when the port is taken or the model
-    cannot be loaded.
+    stdout says where. Raises UserError when the port is taken or the model cannot be loaded.
     """
     # Imported here so that the HTTP layer does not need torch.
-    from engine.config import EngineConfig
-    from engine.serve.opening import default_device, open_service
+    from engine.serve.opening import open_service
 
-    config = EngineConfig(max_context=max_context, max_running=max_running, device=device or default_device())
     listener = bind(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
 
