@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -15,6 +15,9 @@ TYPES = {
     401: "authentication_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
     503: "service_unavailable_error",
 }
 
@@ -26,6 +29,17 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
 
 def error_response(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
     return JSONResponse(error_body(status, message, param, code), status)
+
+
+def refusal(path: str, status: int, message: str, code: str | None = None, retry_after: int | None = None) -> Response:
+    """The error of a request that is refused before its route is reached, in the shape of the API that owns `path`.
+
+    `retry_after` is in seconds.
+    """
+    answer = error_response(status, message, code=code)
+    if retry_after is not None:
+        answer.headers["retry-after"] = str(retry_after)
+    return answer
 
 
 def user_error_response(error: UserError) -> JSONResponse:
