@@ -1,16 +1,38 @@
 """HTTP responses that follow a Stream: a whole body, or server-sent events; a client that leaves aborts the request."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.core.request import Request, StepOutput
-from engine.serve.completion import Format, Tally
-from engine.serve.errors import error_body, error_response, user_error_response
+from engine.serve.completion import Tally
+from engine.serve.errors import error_response, user_error_response
 from engine.serve.session import FAILED, Session, Stream
+
+
+class AnswerForm(Protocol):
+    """How one API writes an answer: the whole of it, or its events in the order of these methods."""
+
+    def body(self, tallies: Sequence[Tally]) -> bytes:
+        """The whole answer as JSON."""
+
+    def opening(self) -> bytes:
+        """Events before the first token."""
+
+    def event(self, output: StepOutput) -> bytes:
+        """What one output adds, or nothing while its text is held back."""
+
+    def ending(self, output: StepOutput) -> bytes:
+        """What follows the last output of one choice."""
+
+    def closing(self, tallies: Sequence[Tally]) -> bytes:
+        """What follows the last choice."""
+
+    def failure(self, message: str) -> bytes:
+        """What ends the events of a request that failed after its beginning."""
 
 
 class Answer(Response):
@@ -20,7 +42,7 @@ class Answer(Response):
     aborted as soon as the client disconnects.
     """
 
-    def __init__(self, session: Session, request: Request, form: Format, *, events: bool) -> None:
+    def __init__(self, session: Session, request: Request, form: AnswerForm, *, events: bool) -> None:
         super().__init__()
         self._session = session
         self._request = request
@@ -74,8 +96,7 @@ class Answer(Response):
     def _event(self, output: StepOutput) -> bytes:
         body = self._form.event(output)
         if output.finish_reason in FAILED:
-            error = error_body(500, output.error or "the request was aborted")
-            return body + f"data: {json.dumps(error)}\n\n".encode()
+            return body + self._form.failure(output.error or "the request was aborted")
         return body if output.finish_reason is None else body + self._form.ending(output)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.cache.snapshots import Source
 from engine.core.request import StepOutput, TokenLogprob
+from engine.serve.errors import error_body
 from engine.text.tokenizer import Tokenizer
 
 DONE = b"data: [DONE]\n\n"
@@ -111,6 +112,10 @@ class Format(ABC):
         if not self._usage:
             return DONE
         return (self._head + f'[], "usage": {json.dumps(usage(tallies))}}}\n\n').encode() + DONE
+
+    def failure(self, message: str) -> bytes:
+        """The event that ends a stream whose request failed after its beginning."""
+        return f"data: {json.dumps(error_body(500, message))}\n\n".encode()
 
     def _choice_event(self, index: int, delta: dict[str, Any], finish_reason: str | None, extra: str = "") -> bytes:
         choice = {"index": index, **delta, "finish_reason": finish_reason}

@@ -65,7 +65,12 @@ class StreamOptions(BaseModel):
 
 
 class GenerationFields(BaseModel):
-    """What both endpoints share. Unknown fields are accepted; a wrong type is an error that names the field."""
+    """What all endpoints share. Unknown fields are accepted; a wrong type is an error that names the field.
+
+    `prompt_field` is the field that errors about the prompt name.
+    """
+
+    prompt_field: ClassVar[str]
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -93,6 +98,16 @@ class GenerationFields(BaseModel):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens to generate, None for all that fit."""
+        return self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """Number of alternatives to report per token, None for no log-probabilities."""
+        return None
 
     @property
     def echoes_prompt(self) -> bool:
@@ -156,7 +171,6 @@ class ChatFields(GenerationFields):
 
     @property
     def alternatives(self) -> int | None:
-        """Number of alternatives to report per token, None for no log-probabilities."""
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
@@ -170,10 +184,6 @@ class CompletionFields(GenerationFields):
     prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-
-    @property
-    def token_limit(self) -> int | None:
-        return self.max_tokens
 
     @property
     def echoes_prompt(self) -> bool:
