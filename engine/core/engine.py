@@ -282,6 +282,7 @@ class Engine:
             logprobs=logprobs,
             index=sequence.index,
             prompt_logprobs=scores,
+            stop_string=sequence.text.matched,
         )
 
     def _finish_reason(self, sequence: SequenceState, is_stop: bool) -> FinishReason | None:

@@ -107,7 +107,7 @@ class StepOutput:
     """What one step produced for choice `index` of a request: new ids, the text they complete, the reason if it ended.
 
     `text` holds only characters that can no longer become part of a stop string or a split UTF-8 sequence, so the
-    concatenation over all steps is the completion's text.
+    concatenation over all steps is the completion's text. `stop_string` is the one that ended it, if one did.
     """
 
     request_id: str
@@ -121,6 +121,7 @@ class StepOutput:
     error: str | None = None
     index: int = 0
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True)

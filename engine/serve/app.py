@@ -70,7 +70,7 @@ def build_app(session: Session, api_keys: Sequence[str] = ()) -> FastAPI:
 
 
 class ApiKeys:
-    """Lets a request to `/v1/*` through when its `Authorization: Bearer` names one of the keys."""
+    """Lets a request to `/v1/*` through when its `Authorization: Bearer` or `x-api-key` names one of the keys."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
@@ -85,9 +85,10 @@ class ApiKeys:
 
     def _allowed(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = key.strip().encode() if scheme.lower() == "bearer" else b""
+        bearer = key.strip() if scheme.lower() == "bearer" else ""
+        given = [bearer.encode(), headers.get("x-api-key", "").strip().encode()]
         # Every key is compared in constant time, so that the answer's delay says nothing about any of them.
-        return sum(hmac.compare_digest(given, known) for known in self._keys) > 0
+        return sum(hmac.compare_digest(one, known) for one in given for known in self._keys) > 0
 
 
 class DrainingServer(uvicorn.Server):

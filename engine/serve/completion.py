@@ -28,6 +28,7 @@ class Tally:
     cache_source: Source | None = None
     finish_reason: str | None = None
     prompt_logprobs: Sequence[TokenLogprob] = ()
+    stop_string: str | None = None
 
     def add(self, output: StepOutput) -> None:
         self.token_ids += output.token_ids
@@ -38,6 +39,7 @@ class Tally:
         self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
         self.cache_source = output.cache_source or self.cache_source
         self.finish_reason = output.finish_reason or self.finish_reason
+        self.stop_string = output.stop_string or self.stop_string
 
 
 def usage(tallies: Sequence[Tally]) -> dict[str, Any]:

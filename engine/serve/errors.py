@@ -1,4 +1,4 @@
-"""Errors in the shape that OpenAI's API gives them."""
+"""Errors in the shape of the API whose route was called: OpenAI's, or Anthropic's under `/v1/messages`."""
 
 from http import HTTPStatus
 from typing import Any
@@ -7,8 +7,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from engine.errors import RequestError, UserError
+from engine.errors import MissingError, RequestError, UserError
 
 TYPES = {
     400: "invalid_request_error",
@@ -21,14 +22,47 @@ TYPES = {
     503: "service_unavailable_error",
 }
 
+ANTHROPIC_ROUTE = "/v1/messages"
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
+
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """`{"error": {"message", "type", "param", "code"}}`, the type chosen by the HTTP status."""
     return {"error": {"message": message, "type": TYPES.get(status, "server_error"), "param": param, "code": code}}
 
 
-def error_response(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
-    return JSONResponse(error_body(status, message, param, code), status)
+def anthropic_error_body(status: int, message: str) -> dict[str, Any]:
+    """`{"type": "error", "error": {"type", "message"}}`, the inner type chosen by the HTTP status."""
+    return {"type": "error", "error": {"type": ANTHROPIC_TYPES.get(status, "api_error"), "message": message}}
+
+
+class ErrorResponse(JSONResponse):
+    """An error, which takes the shape that belongs to the request's path when it is sent."""
+
+    def __init__(self, status: int, message: str, param: str | None, code: str | None) -> None:
+        super().__init__(error_body(status, message, param, code), status)
+        self._message = message
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if f"{scope['path']}/".startswith(f"{ANTHROPIC_ROUTE}/"):
+            self.body = self.render(anthropic_error_body(self.status_code, self._message))
+            self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def error_response(status: int, message: str, param: str | None = None, code: str | None = None) -> ErrorResponse:
+    return ErrorResponse(status, message, param, code)
 
 
 def refusal(path: str, status: int, message: str, code: str | None = None, retry_after: int | None = None) -> Response:
@@ -43,9 +77,9 @@ def refusal(path: str, status: int, message: str, code: str | None = None, retry
 
 
 def user_error_response(error: UserError) -> JSONResponse:
-    """HTTP 400 with the field and code where the error knows them."""
+    """HTTP 400, or 404 for what is not there, with the field and code where the error knows them."""
     if isinstance(error, RequestError):
-        return error_response(400, str(error), error.param, error.code)
+        return error_response(404 if isinstance(error, MissingError) else 400, str(error), error.param, error.code)
     return error_response(400, str(error))
 
 

@@ -104,6 +104,7 @@ class TokenScriptEngine:
             cached_tokens=choice.cached,
             cache_source="device" if choice.cached else None,
             index=choice.index,
+            stop_string=choice.text.matched,
         )
 
 
