@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -65,11 +65,8 @@ def error_response(status: int, message: str, param: str | None = None, code: st
     return ErrorResponse(status, message, param, code)
 
 
-def refusal(path: str, status: int, message: str, code: str | None = None, retry_after: int | None = None) -> Response:
-    """The error of a request that is refused before its route is reached, in the shape of the API that owns `path`.
-
-    `retry_after` is in seconds.
-    """
+def refusal(status: int, message: str, code: str | None = None, retry_after: int | None = None) -> ErrorResponse:
+    """The error of a request that is refused before its route is reached; `retry_after` is in seconds."""
     answer = error_response(status, message, code=code)
     if retry_after is not None:
         answer.headers["retry-after"] = str(retry_after)
