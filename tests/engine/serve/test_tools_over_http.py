@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 from serve_fixtures import Server, running_server
-from token_script import TokenScriptEngine, plain_service, script_service
+from token_script import engine_of, hermes, plain_service, script_service, will_write, xml
 
 BASH = {"type": "object", "properties": {"command": {"type": "string"}, "n": {"type": "number"}}}
 TOOLS: list[Any] = [
@@ -20,33 +20,11 @@ CHAT = "/v1/chat/completions"
 CODE = 'if a < b and x["é"]:\n\treturn "</div>"\n'
 
 
-def xml(name: str, **arguments: str) -> str:
-    parameters = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
-    return f"<tool_call>\n<function={name}>\n{parameters}</function>\n</tool_call>"
-
-
-def hermes(name: str, **arguments: Any) -> str:
-    return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
-
-
 @pytest.fixture(scope="module", params=[1, 7])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with running_server(lambda: script_service(stride=request.param)) as running:
         running.wait_until(lambda: running.session.state == "ready")
         yield running
-
-
-def engine_of(server: Server) -> TokenScriptEngine:
-    assert server.session.service is not None
-    assert isinstance(server.session.service.engine, TokenScriptEngine)
-    return server.session.service.engine
-
-
-def will_write(server: Server, *answers: str | list[int]) -> None:
-    assert server.session.service is not None
-    tokenizer = server.session.service.tokenizer
-    ids = [tokenizer.encode(answer) if isinstance(answer, str) else answer for answer in answers]
-    engine_of(server).scripts.extend(ids)
 
 
 def ask(client: OpenAI, messages: list[Any] = HELLO, **options: Any) -> Any:
