@@ -14,7 +14,7 @@ from engine.cache.delta_state import allocate_state
 from engine.cache.paged_kv import allocate_cache, usable_memory
 from engine.config import EngineConfig
 from engine.core.grammar import GrammarCompiler
-from engine.core.memory import STATE_GRID, open_memory, plan_memory
+from engine.core.memory import STATE_GRID, cache_room, open_memory, plan_memory
 from engine.core.penalties import Penalties
 from engine.core.request import FinishReason, Request, SamplingParams, StepOutput
 from engine.core.runner import Runner, activation_dtype, cache_dtype
@@ -59,7 +59,8 @@ class Engine:
         self._requests: dict[str, Choices] = {}
         self._over: set[str] = set()
         self._seeds = Random()
-        self._generated = 0
+        self._generated = self._prefilled = 0
+        self._room = cache_room(cache, state, plan)
 
     @property
     def has_work(self) -> bool:
@@ -124,16 +125,19 @@ class Engine:
         chunks, logits, outputs = self._forward(scheduled)
         ended = [chunk.sequence for chunk in chunks if chunk.reaches_end]
         for chunk in chunks:
+            self._prefilled += chunk.prompt_tokens
             self._scheduler.commit(chunk)
         return outputs + self._extend(ended, logits)
 
     def stats(self) -> dict[str, Any]:
-        """Counters for a monitor: queue lengths, blocks, prefix hits and generated tokens since start."""
+        """Figures for a monitor: queue lengths, blocks, bytes set aside, and counts of tokens since start."""
         return {
             "running": len(self._scheduler.running),
             "waiting": len(self._scheduler.waiting),
             "generated_tokens": self._generated,
+            "prefilled_tokens": self._prefilled,
             "preemptions": self._scheduler.preemptions,
+            **self._room,
             **self._memory.stats(),
         }
 

@@ -22,6 +22,7 @@ GAUGES = {
 }
 COUNTERS = {
     "prompt_tokens": "Prompt tokens of admitted requests",
+    "prefilled_tokens": "Prompt tokens computed",
     "generated_tokens": "Tokens generated",
     "preemptions": "Requests put back to be computed again",
     "prefix_hit_tokens": "Prompt tokens taken from the prefix cache",
