@@ -1,6 +1,7 @@
 """Request bodies of the OpenAI endpoints, checked strictly and turned into SamplingParams."""
 
 import logging
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -34,6 +35,9 @@ def _stop_strings(value: Any) -> list[str]:
     if len(strings) > MAX_STOP_STRINGS:
         raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings")
     return strings
+
+
+StopStrings = Annotated[list[str], BeforeValidator(_stop_strings)]
 
 
 def _one_prompt(value: Any) -> str | list[int]:
@@ -84,7 +88,7 @@ class GenerationFields(BaseModel):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[list[str], BeforeValidator(_stop_strings)] = Field(default_factory=list)
+    stop: StopStrings = Field(default_factory=list)
     session_id: Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -200,8 +204,15 @@ class FieldLog:
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
-    def note(self, fields: GenerationFields) -> None:
-        new = sorted(set(fields.extra_fields()) - self._seen - set(NEUTRAL))
+    def note(self, fields: BaseModel) -> None:
+        new = sorted(set(fields.model_extra or {}) - self._seen - set(NEUTRAL))
         if new and len(self._seen) < 1000:
             self._seen.update(new)
             logger.warning("ignoring unknown request fields: %s", ", ".join(repr(name) for name in new))
+
+    def note_tools(self, kinds: Iterable[str]) -> None:
+        """Log the kinds of tools, in words, that a request offers in vain."""
+        new = sorted({f"tool: {kind}" for kind in kinds} - self._seen)
+        if new and len(self._seen) < 1000:
+            self._seen.update(new)
+            logger.warning("ignoring what no model here can call: %s", ", ".join(new))
