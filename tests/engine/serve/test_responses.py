@@ -28,6 +28,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def any_server() -> Iterator[Server]:
+    """For requests that the engine never sees."""
+    with running_server(script_service) as running:
+        running.wait_until(lambda: running.session.state == "ready")
+        yield running
+
+
 def ask(server: Server, given: Any = "go", **options: Any) -> Any:
     return server.client().responses.create(model="m", input=given, **({"tools": TOOLS} | options))
 
@@ -433,8 +441,8 @@ def item(**fields: Any) -> dict[str, Any]:
         ({"n": 2}, "n"),
     ],
 )
-def test_each_bad_field_is_a_400_that_names_it(server: Server, change: dict[str, Any], param: str) -> None:
-    answer = server.post(PATH, {"input": "go", "tools": TOOLS} | change)
+def test_each_bad_field_is_a_400_that_names_it(any_server: Server, change: dict[str, Any], param: str) -> None:
+    answer = any_server.post(PATH, {"input": "go", "tools": TOOLS} | change)
     assert answer.status_code == 400
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
@@ -442,9 +450,9 @@ def test_each_bad_field_is_a_400_that_names_it(server: Server, change: dict[str,
     assert param in error["message"]
 
 
-def test_missing_input_and_stream_of_a_kept_response_are_400s(server: Server) -> None:
-    assert server.post(PATH, {}).json()["error"]["param"] == "input"
-    answer = httpx.get(f"{server.url}{PATH}/resp_1", params={"stream": "true"})
+def test_missing_input_and_stream_of_a_kept_response_are_400s(any_server: Server) -> None:
+    assert any_server.post(PATH, {}).json()["error"]["param"] == "input"
+    answer = httpx.get(f"{any_server.url}{PATH}/resp_1", params={"stream": "true"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
 
 
