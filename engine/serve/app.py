@@ -104,7 +104,7 @@ def build_app(
 
     @app.get("/metrics", response_model=None)
     async def metrics_page() -> Response:
-        return Response(metrics.render(session), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.render(session, traffic), media_type=CONTENT_TYPE_LATEST)
 
     return app
 

@@ -57,11 +57,12 @@ class TurnHistory:
     """Generated ids by assistant turn, the latest used within `max_bytes`. Thread-safe.
 
     The same turn may have been generated with other ids elsewhere, so each is kept with the digest of the prompt that
-    it followed, and the one that followed the same prompt is preferred.
+    it followed, and the one that followed the same prompt is preferred. The counts are of all prompts built so far.
     """
 
     def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
         self.bytes = 0
+        self.replayed_turns = self.replayed_tokens = self.tokenized_turns = 0
         self._max_bytes = max_bytes
         self._turns: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
         self._prompts: dict[bytes, list[bytes]] = {}
@@ -97,6 +98,13 @@ class TurnHistory:
                 self._turns.move_to_end((turn, prompt))
             return Remembered({prompt: self._turns[turn, prompt] for prompt in prompts}) if prompts else None
 
+    def count(self, prompt: Prompt) -> None:
+        """Add a prompt's turns to the counts."""
+        with self._lock:
+            self.replayed_turns += prompt.replayed_turns
+            self.replayed_tokens += prompt.replayed_tokens
+            self.tokenized_turns += prompt.tokenized_turns
+
     def _forget(self, turn: bytes, prompt: bytes) -> None:
         data = self._turns.pop((turn, prompt), None)
         if data is None:
@@ -124,8 +132,11 @@ def build_prompt(
     parts = _render_around(template, turns, known.keys(), tools) if known else None
     if parts is None:
         ids = tokenizer.encode(template.render(turns, tools), affixes=False)
-        return Prompt(ids, tokenized_turns=len(answers))
-    return _join(tokenizer, list(known.values()), parts, len(answers) - len(known))
+        prompt = Prompt(ids, tokenized_turns=len(answers))
+    else:
+        prompt = _join(tokenizer, list(known.values()), parts, len(answers) - len(known))
+    history.count(prompt)
+    return prompt
 
 
 def turn_key(message: Mapping[str, Any]) -> bytes:
