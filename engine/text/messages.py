@@ -9,6 +9,9 @@ from engine.errors import RequestError
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """Role on the wire -> role in the template: no template knows `developer`."""
 
+MAX_DEPTH = 128
+"""Arguments nested further would end the recursion of templates and of JSON's own writer."""
+
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -82,4 +85,14 @@ def read_arguments(value: Any, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise RequestError(f"{where} must be a JSON object", param=where)
+    if _is_deeper(value, MAX_DEPTH):
+        raise RequestError(f"{where} is nested more than {MAX_DEPTH} deep", param=where)
     return value
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        containers = [each for each in level if isinstance(each, dict | list)]
+        level = [child for each in containers for child in (each.values() if isinstance(each, dict) else each)]
+    return bool(level)

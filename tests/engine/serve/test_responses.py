@@ -312,7 +312,7 @@ def as_previous(response: Any) -> list[Any]:
 ODD = " Loo:  \n<tool_call>\n<function=bash>\n<parameter=command>\nls ab\n\n</parameter></function></tool_call>"
 
 
-@pytest.mark.parametrize("rest", ["", "\n" + xml("edit.file", n="1.50"), "\nand then\n" + xml("bash"), " so."])
+@pytest.mark.parametrize("rest", ["", "\n" + xml("edit.file", n="1.50"), "\nand then\n" + xml("bash")])
 @pytest.mark.parametrize("send_back", [as_output, as_codex, as_easy_input, as_references, as_previous])
 @pytest.mark.parametrize("stream", [False, True])
 def test_turn_that_comes_back_hits_the_cache_in_full(server: Server, rest: str, send_back: Any, stream: bool) -> None:
@@ -376,6 +376,9 @@ def test_kept_response_is_retrieved_and_deleted(server: Server) -> None:
     assert (caught.value.param, caught.value.code) == ("input[0].id", "item_not_found")
 
 
+DEEP = '{"a":' * 600 + "1" + "}" * 600
+
+
 def item(**fields: Any) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": "x"}, fields]}
 
@@ -399,6 +402,7 @@ def item(**fields: Any) -> dict[str, Any]:
         (item(type="function_call", call_id="c", arguments="{}"), "input[1].name"),
         (item(type="function_call", call_id="c", name="f", arguments="{"), "input[1].arguments"),
         (item(type="function_call", call_id="c", name="f", arguments="[]"), "input[1].arguments"),
+        (item(type="function_call", call_id="c", name="f", arguments=DEEP), "input[1].arguments"),
         (item(type="function_call_output", output="x"), "input[1].call_id"),
         (item(type="function_call_output", call_id="c"), "input[1].output"),
         (item(type="item_reference", id=3), "input[1].id"),
