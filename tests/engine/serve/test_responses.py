@@ -36,8 +36,14 @@ def any_server() -> Iterator[Server]:
         yield running
 
 
+def strict(server: Server) -> openai.OpenAI:
+    """A client that raises when an answer is not as the library's own types say."""
+    url = f"{server.url}/v1"
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60, _strict_response_validation=True)
+
+
 def ask(server: Server, given: Any = "go", **options: Any) -> Any:
-    return server.client().responses.create(model="m", input=given, **({"tools": TOOLS} | options))
+    return strict(server).responses.create(model="m", input=given, **({"tools": TOOLS} | options))
 
 
 def prompt(server: Server) -> str:
@@ -54,7 +60,7 @@ def test_plain_and_streamed_responses_agree(server: Server) -> None:
     answer = "I look.\n\n" + xml("bash", command=CODE, n="2") + "\n" + xml("edit.file", any="1") + "\n"
     will_write(server, answer, answer)
     plain = ask(server)
-    with server.client().responses.stream(model="m", input="go", tools=TOOLS) as stream:
+    with strict(server).responses.stream(model="m", input="go", tools=TOOLS) as stream:
         events = list(stream)
         streamed = stream.get_final_response()
     assert plain.output_text == streamed.output_text == "I look."
@@ -356,7 +362,7 @@ def test_conversation_of_three_by_previous_id(server: Server) -> None:
 
 
 def test_kept_response_is_retrieved_and_deleted(server: Server) -> None:
-    client = server.client()
+    client = strict(server)
     will_write(server, "one", "two", "three")
     kept, loose, streamed = ask(server), ask(server, store=False), list(ask(server, stream=True))[-1].response
     assert client.responses.retrieve(kept.id) == kept
@@ -481,7 +487,7 @@ def test_failure_in_the_middle_of_a_stream_is_an_event() -> None:
             return step()
 
         engine.step = fail_at_fourth
-        with server.client().responses.create(model="m", input="go", stream=True) as stream:
+        with strict(server).responses.create(model="m", input="go", stream=True) as stream:
             events = [next(stream)]
             has_begun.set()
             events += list(stream)
