@@ -42,9 +42,11 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
     return {"error": {"message": message, "type": TYPES.get(status, "server_error"), "param": param, "code": code}}
 
 
-def anthropic_error_body(status: int, message: str) -> dict[str, Any]:
-    """`{"type": "error", "error": {"type", "message"}}`, the inner type chosen by the HTTP status."""
-    return {"type": "error", "error": {"type": ANTHROPIC_TYPES.get(status, "api_error"), "message": message}}
+def anthropic_error_body(status: int, message: str, code: str | None = None) -> dict[str, Any]:
+    """`{"type": "error", "error": {"type", "message"}}`, the inner type chosen by the HTTP status; with `details` in
+    the error when there is a code."""
+    error: dict[str, Any] = {"type": ANTHROPIC_TYPES.get(status, "api_error"), "message": message}
+    return {"type": "error", "error": error | ({"details": {"error_code": code}} if code else {})}
 
 
 class ErrorResponse(JSONResponse):
@@ -53,10 +55,11 @@ class ErrorResponse(JSONResponse):
     def __init__(self, status: int, message: str, param: str | None, code: str | None) -> None:
         super().__init__(error_body(status, message, param, code), status)
         self._message = message
+        self._code = code
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if f"{scope['path']}/".startswith(f"{ANTHROPIC_ROUTE}/"):
-            self.body = self.render(anthropic_error_body(self.status_code, self._message))
+            self.body = self.render(anthropic_error_body(self.status_code, self._message, self._code))
             self.headers["content-length"] = str(len(self.body))
         await super().__call__(scope, receive, send)
 

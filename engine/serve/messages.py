@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from engine.core.request import Grammar, Request
 from engine.errors import RequestError
@@ -23,11 +23,31 @@ from engine.serve.service import Service
 from engine.serve.session import Session
 from engine.serve.tool_choice import plan_tools
 
+REFUSED = {
+    "thread": "send the whole conversation; what was sent before is in the cache",
+    "compaction": "ask for a summary in a message",
+    "mcp_servers": "call them in the client and offer their tools",
+    "container": "run code in the client",
+}
+"""Fields that ask the server to do what it cannot -> what to do instead."""
+
+THREADS_UNSUPPORTED = "thread_unsupported_request"
+"""The code on which Anthropic's library sends the conversation again as a whole."""
+
 
 class Metadata(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     user_id: str | None = None
+
+
+def _text_or_blocks(value: Any) -> Any:
+    if not isinstance(value, str | None) and not (isinstance(value, list) and all(isinstance(b, dict) for b in value)):
+        raise ValueError("must be a string or a list of text blocks")
+    return value
+
+
+SystemText = str | list[dict[str, Any]] | None
 
 
 class OutputFormat(BaseModel):
@@ -54,7 +74,7 @@ class CountFields(GenerationFields):
     prompt_field: ClassVar[str] = "messages"
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    system: str | list[dict[str, Any]] | None = None
+    system: Annotated[SystemText, BeforeValidator(_text_or_blocks, json_schema_input_type=SystemText)] = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
@@ -63,8 +83,10 @@ class CountFields(GenerationFields):
 
     def check_supported(self) -> None:
         super().check_supported()
-        if self.extra_fields().get("mcp_servers"):
-            raise RequestError("mcp_servers: this server calls no others", param="mcp_servers")
+        for name, instead in REFUSED.items():
+            if self.extra_fields().get(name):
+                code = THREADS_UNSUPPORTED if name == "thread" else None
+                raise RequestError(f"{name} is not supported by this server: {instead}", param=name, code=code)
 
 
 class MessageFields(CountFields):
@@ -93,6 +115,7 @@ class Exchange:
     def open(cls, service: Service, fields: CountFields) -> "Exchange":
         """Render the conversation; RequestError for what cannot be served as asked."""
         service.chat_template()
+        fields.check_supported()
         tools = chat_tools(fields.tools)
         choice, parallel = chat_tool_choice(fields.tool_choice, tools)
         plan = plan_tools(service, tools, choice, parallel)
@@ -113,16 +136,16 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
 
     @router.post(ANTHROPIC_ROUTE, response_model=None)
     async def messages(fields: MessageFields, x_session_id: SessionHeader = None) -> Response:
-        field_log.note(fields)
         # Rendering a long conversation takes time that other streams need on this thread.
         request, exchange = await asyncio.to_thread(_request, service(), fields, x_session_id)
+        field_log.note(fields)
         form = MessageFormat(request.request_id, exchange.dialogue, is_kept=not exchange.is_prefilled)
         return Answer(session, request, form, events=bool(fields.stream))
 
     @router.post(f"{ANTHROPIC_ROUTE}/count_tokens")
     async def count_tokens(fields: CountFields) -> dict[str, int]:
-        field_log.note(fields)
         exchange = await asyncio.to_thread(Exchange.open, service(), fields)
+        field_log.note(fields)
         return {"input_tokens": len(exchange.dialogue.prompt_ids)}
 
     @router.head("/", include_in_schema=False)

@@ -153,7 +153,8 @@ def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _merged(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Turns of one role in a row as one, the texts on lines of their own; tool results stay apart."""
+    """Turns of one role in a row as one, the texts on lines of their own (system texts as paragraphs); tool results
+    stay apart."""
     merged: list[dict[str, Any]] = []
     for turn in turns:
         if merged and turn["role"] == merged[-1]["role"] != "tool":
@@ -164,7 +165,8 @@ def _merged(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    text = "\n".join(turn["content"] for turn in (one, other) if turn["content"])
+    gap = "\n\n" if one["role"] == "system" else "\n"
+    text = gap.join(turn["content"] for turn in (one, other) if turn["content"])
     calls = [*one.get("tool_calls", ()), *other.get("tool_calls", ())]
     return {"role": one["role"], "content": text} | ({"tool_calls": calls} if calls else {})
 

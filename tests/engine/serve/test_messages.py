@@ -1,25 +1,20 @@
 """The Anthropic API as its own client sees it, over an engine that writes given tokens."""
 
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import anthropic
 import httpx
 import pytest
-from serve_fixtures import Server, running_server, scripted_service
+from messages_client import BASH, HELLO, MESSAGES, TOOLS, ask, ask_streamed, blocks_of, client_of, prompt_of
+from pydantic import BaseModel
+from serve_fixtures import Server, running_server
 from token_script import engine_of, script_service, will_write, xml
 
-MESSAGES, COUNT = "/v1/messages", "/v1/messages/count_tokens"
-BASH = {"type": "object", "properties": {"command": {"type": "string"}, "n": {"type": "number"}}}
-TOOLS: list[Any] = [
-    {"name": "bash", "description": "run", "input_schema": BASH},
-    {"name": "edit", "input_schema": {"type": "object"}},
-]
-HELLO: list[Any] = [{"role": "user", "content": "go"}]
 CODE = 'if a < b and x["é"]:\n\treturn "</div>"\n'
 OPEN = "<tool_call>\n"
+ASSISTANT = "<|im_start|>assistant\n"
 
 
 @pytest.fixture(scope="module", params=[1, 7])
@@ -35,29 +30,6 @@ def one() -> Iterator[Server]:
     with running_server(script_service) as running:
         running.wait_until(lambda: running.session.state == "ready")
         yield running
-
-
-def client_of(server: Server, key: str = "none") -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=server.url, api_key=key, max_retries=0, timeout=60)
-
-
-def ask(server: Server, messages: list[Any] = HELLO, **options: Any) -> Any:
-    return client_of(server).messages.create(model="m", messages=messages, **({"max_tokens": 500} | options))
-
-
-def ask_streamed(server: Server, messages: list[Any] = HELLO, **options: Any) -> Any:
-    options = {"max_tokens": 500} | options
-    with client_of(server).messages.stream(model="m", messages=messages, **options) as stream:
-        return stream.get_final_message()
-
-
-def blocks_of(message: Any) -> list[Any]:
-    return [block.text if block.type == "text" else (block.name, block.input) for block in message.content]
-
-
-def prompt_of(server: Server) -> str:
-    assert server.session.service is not None
-    return server.session.service.tokenizer.decode(engine_of(server).requests[-1].prompt_ids, special=True)
 
 
 def test_plain_and_streamed_text_agree(server: Server) -> None:
@@ -269,125 +241,35 @@ def test_what_claude_code_sends(one: Server) -> None:
     assert httpx.head(one.url).status_code == 200
 
 
-def error_of(answer: httpx.Response) -> tuple[int, str, str]:
-    body = answer.json()
-    assert set(body) == {"type", "error"}
-    assert (body["type"], set(body["error"])) == ("error", {"type", "message"})
-    return answer.status_code, body["error"]["type"], body["error"]["message"]
+def test_the_library_s_own_agent_loop(one: Server) -> None:
+    @anthropic.beta_tool
+    def bash(command: str) -> str:
+        """Run a command."""
+        return f"ran {command}"
+
+    will_write(one, "I look.\n" + xml("bash", command="ls ab"), "done")
+    runner = client_of(one).beta.messages.tool_runner(
+        model="m", max_tokens=300, messages=[{"role": "user", "content": "loop"}], tools=[bash]
+    )
+    first, last = list(runner)
+    assert (first.stop_reason, last.stop_reason, blocks_of(last)) == ("tool_use", "end_turn", ["done"])
+    # The library asks for a conversation kept by the server first, and sends the whole when that is refused.
+    assert prompt_of(one).endswith("<tool_response>\nran ls ab\n</tool_response><|im_end|>\n" + ASSISTANT)
+    assert (last.model_extra or {})["sweq"]["replayed_turns"] == 1
 
 
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"max_tokens": None}, "max_tokens"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"messages": []}, "messages"),
-        ({"messages": "hi"}, "messages"),
-        ({"messages": [{"role": "critic", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
-        ({"system": 3}, "system"),
-        ({"system": [{"type": "image"}]}, "system[0]"),
-        ({"stop_sequences": [""]}, "stop_sequences"),
-        ({"stop_sequences": ["x"] * 17}, "stop_sequences"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"top_k": 1.5}, "top_k"),
-        ({"n": 2}, "n"),
-        ({"stream": "yes"}, "stream"),
-        ({"metadata": {"user_id": 3}}, "metadata.user_id"),
-        ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
-        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0]"),
-        ({"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name"),
-        ({"tools": [{"name": "a"}]}, "tools[0].input_schema"),
-        ({"tools": [TOOLS[0] | {"description": 3}]}, "tools[0].description"),
-        ({"tools": TOOLS, "tool_choice": {"type": "required"}}, "tool_choice.type"),
-        ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "other"}}, "tool_choice.name"),
-        ({"tools": TOOLS, "tool_choice": {"type": "any", "disable_parallel_tool_use": 1}}, "tool_choice.disable"),
-        ({"tool_choice": {"type": "any"}}, "tool_choice"),
-        ({"tool_choice": "auto"}, "tool_choice"),
-        ({"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}]}, "messages[0].content[0].id"),
-    ],
-)
-def test_each_bad_field_is_a_400_that_names_it(one: Server, change: dict[str, Any], param: str) -> None:
-    status, kind, message = error_of(one.post(MESSAGES, {"model": "m", "messages": HELLO, "max_tokens": 2} | change))
-    assert (status, kind) == (400, "invalid_request_error")
-    assert message.startswith(param)
+class Point(BaseModel):
+    x: int
 
 
-def test_server_tool_is_named(one: Server) -> None:
-    with pytest.raises(anthropic.BadRequestError, match="web_search_20250305"):
-        ask(one, tools=[{"type": "web_search_20250305", "name": "web_search"}])
+def test_the_library_s_structured_output(one: Server) -> None:
+    will_write(one, '{"x": 3}')
+    answer = client_of(one).messages.parse(model="m", max_tokens=90, messages=HELLO, output_format=Point)
+    assert answer.parsed_output == Point(x=3)
+    grammar = engine_of(one).requests[-1].params.grammar
+    assert grammar is not None
+    assert json.loads(grammar.text)["properties"]["x"]["type"] == "integer"
 
 
-def test_answer_without_its_results_is_refused(one: Server) -> None:
-    call = {"type": "tool_use", "id": "x", "name": "bash", "input": {}}
-    with pytest.raises(anthropic.BadRequestError, match="need their results"):
-        ask(one, [*HELLO, {"role": "assistant", "content": [call]}], tools=TOOLS)
-
-
-def test_long_prompt_is_refused_in_the_words_that_clients_know(one: Server) -> None:
-    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 19999 maximum"):
-        ask(one, [{"role": "user", "content": "x" * 20000}])
-
-
-def test_bad_json_and_unknown_paths_keep_the_error_shape(one: Server) -> None:
-    headers = {"content-type": "application/json"}
-    broken = httpx.post(f"{one.url}{MESSAGES}", content=b'{"a":', headers=headers)
-    status, kind, message = error_of(broken)
-    assert (status, kind, "not valid JSON" in message) == (400, "invalid_request_error", True)
-    assert error_of(one.post(f"{MESSAGES}/batches", {}))[:2] == (404, "not_found_error")
-    assert error_of(httpx.get(f"{one.url}{MESSAGES}"))[:2] == (405, "invalid_request_error")
-    assert "param" in one.post("/v1/messagesx", {}).json()["error"]
-
-
-def test_keys_in_either_header_and_anthropic_errors_without() -> None:
-    with running_server(scripted_service, api_keys=["first", "second"]) as server:
-        server.wait_until(lambda: server.session.state == "ready")
-        body: Any = {"model": "m", "messages": HELLO, "max_tokens": 2}
-        for headers in ({}, {"x-api-key": "firs"}, {"x-api-key": ""}, {"authorization": "Bearer x"}):
-            assert error_of(server.post(MESSAGES, body, headers=headers))[:2] == (401, "authentication_error")
-        for headers in ({"x-api-key": "second"}, {"authorization": "Bearer first"}):
-            assert server.post(MESSAGES, body, headers=headers).status_code == 200
-        with pytest.raises(anthropic.AuthenticationError):
-            client_of(server, "wrong").messages.create(**body)
-        assert client_of(server, "first").messages.create(**body).content
-
-
-def test_failures_before_and_in_the_middle_of_a_stream() -> None:
-    with running_server(scripted_service) as server:
-        server.wait_until(lambda: server.session.state == "ready")
-        with pytest.raises(anthropic.BadRequestError, match="does not fit"):
-            ask(server, [{"role": "user", "content": "refuse"}], max_tokens=3, stream=True)
-        with pytest.raises(anthropic.InternalServerError, match="boom"):
-            ask(server, [{"role": "user", "content": "explode"}], max_tokens=3, stream=True)
-    with running_server(script_service) as server:
-        server.wait_until(lambda: server.session.state == "ready")
-        engine = engine_of(server)
-        will_write(server, "abc")
-        steps = iter([engine.step])
-
-        def step_once() -> Any:
-            for step in steps:
-                return step()
-            raise RuntimeError("boom")
-
-        engine.step = step_once  # type: ignore[method-assign]
-        events = iter(ask(server, stream=True))
-        assert next(events).type == "message_start"
-        with pytest.raises(anthropic.APIError, match="boom"):
-            list(events)
-
-
-def test_a_server_that_still_loads_says_overloaded() -> None:
-    gate = threading.Event()
-
-    def slowly() -> Any:
-        gate.wait(30)
-        return scripted_service()
-
-    with running_server(slowly) as server:
-        answer = server.post(MESSAGES, {"messages": HELLO, "max_tokens": 2})
-        gate.set()
-        assert error_of(answer)[:2] == (503, "overloaded_error")
-        server.wait_until(lambda: server.session.state == "ready")
+def test_models_are_listed(one: Server) -> None:
+    assert [model.id for model in client_of(one).models.list()] == ["script"]

@@ -32,10 +32,10 @@ def said(system: Any, *messages: Any) -> list[tuple[str, str]]:
 
 def test_system_text_stands_first_whatever_its_form() -> None:
     cached = {"type": "ephemeral"}
-    for system in ("a\nb", [text("a", cache_control=cached), text("b")], [text("a"), text(""), text("b")]):
-        assert said(system, user(text("go"))) == [("system", "a\nb"), ("user", "go")]
+    for system in ("a\n\nb", [text("a", cache_control=cached), text("b")], [text("a"), text(""), text("b")]):
+        assert said(system, user(text("go"))) == [("system", "a\n\nb"), ("user", "go")]
     inline = {"role": "system", "content": "b"}
-    assert said("a", inline, user(text("go")), inline) == [("system", "a\nb"), ("user", "go"), ("system", "b")]
+    assert said("a", inline, user(text("go")), inline) == [("system", "a\n\nb"), ("user", "go"), ("system", "b")]
     assert said(None, {"role": "user", "content": "go"}) == [("user", "go")]
 
 
