@@ -37,7 +37,7 @@ class QuantizedLinear:
         """x [T, in] in float32 or bfloat16 to [T, out] in the same dtype."""
         if self.own is not None and (x.dtype == torch.float32 or x.shape[0] <= FLOAT32_ROWS):
             kind, matrix = self.own
-            y: Tensor = cpu_kernels().matmul(x.float(), (matrix,), kind)[0].to(x.dtype)
+            y: Tensor = cpu_kernels().matmul(x.float(), matrix, kind)[0].to(x.dtype)
         else:
             y = self._matmul(x, self.packed)
         return y if self.bias is None else y + self.bias.to(y.dtype)

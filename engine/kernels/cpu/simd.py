@@ -5,6 +5,8 @@ to one AVX-512 register, two AVX2 or four NEON ones, so that kernels written wit
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from threading import get_ident
 from typing import Any, TypeVar
 
 import numba
@@ -57,14 +59,22 @@ def parallel_jit(function: Function) -> Function:
 
 
 def threads(products: int) -> int:
-    """Threads that the next parallel kernel uses: as many as torch's, whose OpenMP pool numba's runs on as well.
+    """Threads worth using for so many products: as many as torch's, whose OpenMP pool numba's runs on as well.
 
-    One for fewer `products` than two threads can share in less time than they need to meet.
+    One for fewer than two threads can share in less time than they need to meet; a kernel then does better without a
+    parallel region, whose entry alone waits for the pool.
     """
-    most = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    count = most if products >= PARALLEL_PRODUCTS else 1
-    if numba.get_num_threads() != count:
-        numba.set_num_threads(count)
+    if products < PARALLEL_PRODUCTS:
+        return 1
+    count = torch.get_num_threads()
+    return count if count == 1 else _use(count, get_ident())
+
+
+@lru_cache(maxsize=1)
+def _use(count: int, thread: int) -> int:
+    """Let `thread`, which calls this, use so many threads from now on; as many as there are at most."""
+    count = min(count, int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    numba.set_num_threads(count)
     return count
 
 
@@ -196,6 +206,29 @@ def to_floats(_: Any, values: Any) -> Any:
 
 
 @intrinsic
+def e4m3_to_floats(_: Any, values: Any) -> Any:
+    """Sixteen e4m3 bytes (sign, 4 bits of exponent, 3 of mantissa) as float32; bytes that are no number give 480.
+
+    The exponent's bias is 7 where float32 has 127: the bits are put in place as they are, subnormal ones too, and the
+    difference is a power of two to multiply with.
+    """
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(_INT, LANES)
+
+        def same(value: int) -> Any:
+            return ir.Constant(wide, [value] * LANES)
+
+        bits = builder.zext(arguments[0], wide)
+        sign = builder.shl(builder.and_(bits, same(0x80)), same(24))
+        magnitude = builder.shl(builder.and_(bits, same(0x7F)), same(20))
+        floats = builder.bitcast(builder.or_(sign, magnitude), _FLOATS)
+        return builder.fmul(floats, ir.Constant(_FLOATS, [2.0**120] * LANES))
+
+    return F32X16(U8X16), lower
+
+
+@intrinsic
 def fma(_: Any, a: Any, b: Any, c: Any) -> Any:
     """`a * b + c`, rounded once where the processor can."""
 
@@ -260,6 +293,25 @@ def bfloat_at(_: Any, address: Any) -> Any:
         return builder.bitcast(builder.shl(bits, ir.Constant(_INT, 16)), _FLOAT)
 
     return types.float32(types.int64), lower
+
+
+@intrinsic
+def float_at(_: Any, address: Any) -> Any:
+    """The float32 at `address`."""
+    return types.float32(types.int64), lambda context, builder, signature, arguments: _load(
+        builder, arguments[0], _FLOAT
+    )
+
+
+@intrinsic
+def set_float(_: Any, address: Any, value: Any) -> Any:
+    """Write a float32 to `address`."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[1], _pointer(builder, arguments[0], _FLOAT), align=1)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.float32), lower
 
 
 @intrinsic
