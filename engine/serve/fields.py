@@ -1,20 +1,24 @@
 """Request bodies of the OpenAI endpoints, checked strictly and turned into SamplingParams."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from engine.core.request import Grammar, SamplingParams
 from engine.errors import RequestError
+from engine.serve.described import ChatMessages, ChatTools
 from engine.serve.formats import ResponseFormat, StructuredOutputs
 
 logger = logging.getLogger(__name__)
 
 MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 1024
 MAX_CHOICES = 128
 MAX_SESSION_ID = 256
+LOGGED_FIELDS = 1000
+LOGGED_NAME = 80
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
@@ -34,10 +38,19 @@ def _stop_strings(value: Any) -> list[str]:
         raise ValueError("must be a non-empty string or a list of them")
     if len(strings) > MAX_STOP_STRINGS:
         raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings")
+    if any(len(string) > MAX_STOP_LENGTH for string in strings):
+        raise ValueError(f"at most {MAX_STOP_LENGTH} characters in a stop string")
     return strings
 
 
-StopStrings = Annotated[list[str], BeforeValidator(_stop_strings)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+StopStrings = Annotated[
+    list[str],
+    BeforeValidator(
+        _stop_strings,
+        json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None,
+    ),
+]
 
 
 def _one_prompt(value: Any) -> str | list[int]:
@@ -161,11 +174,11 @@ class ChatFields(GenerationFields):
 
     prompt_field: ClassVar[str] = "messages"
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: ChatMessages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ChatTools | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
@@ -205,14 +218,16 @@ class FieldLog:
         self._seen: set[str] = set()
 
     def note(self, fields: BaseModel) -> None:
-        new = sorted(set(fields.model_extra or {}) - self._seen - set(NEUTRAL))
-        if new and len(self._seen) < 1000:
-            self._seen.update(new)
-            logger.warning("ignoring unknown request fields: %s", ", ".join(repr(name) for name in new))
+        names = set(fields.model_extra or {}) - set(NEUTRAL)
+        self._log("ignoring unknown request fields: %s", {repr(name[:LOGGED_NAME]) for name in names})
 
     def note_tools(self, kinds: Iterable[str]) -> None:
         """Log the kinds of tools, in words, that a request offers in vain."""
-        new = sorted({f"tool: {kind}" for kind in kinds} - self._seen)
-        if new and len(self._seen) < 1000:
+        self._log("ignoring what no model here can call: %s", {f"tool: {kind[:LOGGED_NAME]}" for kind in kinds})
+
+    def _log(self, message: str, names: Set[str]) -> None:
+        # A client that makes names up fills neither the log nor the memory.
+        new = sorted(names - self._seen)[: LOGGED_FIELDS - len(self._seen)]
+        if new:
             self._seen.update(new)
-            logger.warning("ignoring what no model here can call: %s", ", ".join(new))
+            logger.warning(message, ", ".join(new))

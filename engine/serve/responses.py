@@ -12,6 +12,7 @@ from engine.core.request import Grammar, Request
 from engine.errors import RequestError
 from engine.serve.answer import Answer
 from engine.serve.chat import Dialogue
+from engine.serve.described import MAX_MESSAGES, ResponseItems, ResponseTools
 from engine.serve.engine_request import engine_request, sampling_params
 from engine.serve.fields import MAX_SESSION_ID, FieldLog, GenerationFields
 from engine.serve.openai import SessionHeader
@@ -35,6 +36,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 def _input(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, list) and value and all(isinstance(each, dict) for each in value)):
+        if len(value) > MAX_MESSAGES and not isinstance(value, str):
+            raise ValueError(f"at most {MAX_MESSAGES} items")
         return value
     raise ValueError("must be a string or a list of items, which are objects")
 
@@ -80,10 +83,10 @@ class ResponsesFields(GenerationFields):
 
     prompt_field: ClassVar[str] = "input"
 
-    input: Annotated[str | list[dict[str, Any]], BeforeValidator(_input)]
+    input: Annotated[str | list[dict[str, Any]], BeforeValidator(_input, json_schema_input_type=str | ResponseItems)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ResponseTools | None = None
     tool_choice: Annotated[str | dict[str, Any] | None, BeforeValidator(_tool_choice)] = None
     parallel_tool_calls: bool | None = None
     text: TextFields | None = None

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from engine.errors import RequestError
 from engine.serve.chat import Dialogue
+from engine.serve.described import ChatMessages, ChatTools
 from engine.serve.fields import FieldLog
 from engine.serve.service import Service
 from engine.serve.tool_choice import plan_tools
@@ -32,8 +33,8 @@ class TokenizeFields(BaseModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: ChatMessages | None = None
+    tools: ChatTools | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     return_token_strs: bool | None = None
