@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Response
 
 from engine.core.request import Request
-from engine.errors import RequestError
+from engine.errors import MissingError, RequestError
 from engine.serve.answer import Answer
 from engine.serve.chat import ChatFormat, Dialogue
 from engine.serve.completion import CompletionFormat
@@ -58,7 +58,8 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
     @router.get("/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name != service().name:
-            raise RequestError(f"the model {name!r} does not exist; this server has {service().name!r}", param="model")
+            message = f"the model {name!r} does not exist; this server has {service().name!r}"
+            raise MissingError(message, param="model", code="model_not_found")
         return _model_card(service(), started)
 
     return router
