@@ -13,6 +13,7 @@ from engine.core.request import Grammar, Request
 from engine.errors import RequestError
 from engine.serve.answer import Answer
 from engine.serve.chat import Dialogue
+from engine.serve.described import AnthropicMessages, AnthropicTools
 from engine.serve.engine_request import engine_request, sampling_params
 from engine.serve.errors import ANTHROPIC_ROUTE
 from engine.serve.fields import FieldLog, GenerationFields, StopStrings
@@ -73,9 +74,9 @@ class CountFields(GenerationFields):
 
     prompt_field: ClassVar[str] = "messages"
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: AnthropicMessages
     system: Annotated[SystemText, BeforeValidator(_text_or_blocks, json_schema_input_type=SystemText)] = None
-    tools: list[dict[str, Any]] | None = None
+    tools: AnthropicTools | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     cache_control: dict[str, Any] | None = None

@@ -117,13 +117,13 @@ class ContentBlocks:
     def _text(self, delta: dict[str, Any]) -> bytes:
         is_new = not self._is_open or self._blocks[-1]["type"] != "text"
         begin = self._begin({"type": "text", "text": ""}) if is_new else b""
-        return begin + self._grow({"type": "text_delta", "text": delta["content"]}, delta["content"])
+        return begin + self._grow("text_delta", "text", delta["content"])
 
     def _calls(self, delta: dict[str, Any]) -> bytes:
         (call,) = delta["tool_calls"]
         name, fragment = call["function"].get("name"), call["function"]["arguments"]
         if name is None:
-            return self._grow({"type": "input_json_delta", "partial_json": fragment}, fragment)
+            return self._grow("input_json_delta", "partial_json", fragment)
         return self._begin({"type": "tool_use", "id": _tool_use_id(call["id"]), "name": name, "input": {}})
 
     def _begin(self, block: dict[str, Any]) -> bytes:
@@ -133,9 +133,12 @@ class ContentBlocks:
         self._is_open = True
         return before + _event("content_block_start", index=len(self._blocks) - 1, content_block=block)
 
-    def _grow(self, delta: dict[str, str], piece: str) -> bytes:
+    def _grow(self, kind: str, field: str, piece: str) -> bytes:
         self._pieces[-1].append(piece)
-        return _event("content_block_delta", index=len(self._blocks) - 1, delta=delta)
+        # Nearly all events are such, and this takes a third of the time of serialising them whole.
+        delta = f'{{"type": "{kind}", "{field}": {json.dumps(piece)}}}'
+        data = f'{{"type": "content_block_delta", "index": {len(self._blocks) - 1}, "delta": {delta}}}'
+        return f"event: content_block_delta\ndata: {data}\n\n".encode()
 
 
 def _whole(block: dict[str, Any], text: str) -> dict[str, Any]:
