@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,23 @@ KINDS: dict[str, tuple[type, ...]] = {
     "object": (dict,),
 }
 
+NULLS = ("null", "None")
+"""How models write the value that is none, in JSON and in Python."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_text(schema: Mapping[str, Any] | None, root: Mapping[str, Any]) -> bool:
+    """Whether a parameter's value is the text that stands there, but for what `may_be_null` says."""
+    types = _types(schema, root)
+    return "string" in types or not types
+
+
+def may_be_null(text: str, schema: Mapping[str, Any] | None, root: Mapping[str, Any]) -> bool:
+    """Whether a text parameter whose value begins with `text` may yet turn out to be null."""
+    begun = text.strip()
+    return any(word.startswith(begun) for word in NULLS) and "null" in _types(schema, root)
+
 
 def to_json(raw: str, schema: Mapping[str, Any] | None, root: Mapping[str, Any]) -> str:
     """JSON text of a raw parameter value.
@@ -25,24 +43,18 @@ def to_json(raw: str, schema: Mapping[str, Any] | None, root: Mapping[str, Any])
     string or has no declared type; only `null` is told from the string where both are allowed.
     """
     types = _types(schema, root)
-    wanted = types - {"string"}
     if "string" in types:
-        wanted &= {"null"}
-    if wanted:
-        found, value = _read(raw.strip(), wanted)
-        if found:
-            return dump(value)
-    return dump(raw)
+        return "null" if "null" in types and raw.strip() in NULLS else dump(raw)
+    found, value = _read(raw.strip(), types) if types else (False, None)
+    return dump(value if found else raw)
 
 
 def dump(value: Any) -> str:
-    """JSON text with characters as they are, escaped only where UTF-8 has no form for them (lone surrogates)."""
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return text
+    """JSON text with characters as they are, escaped only where UTF-8 has no form for them (lone surrogates).
+
+    A string's text is that of its characters, one by one, so that pieces of a string may be written apart.
+    """
+    return LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
