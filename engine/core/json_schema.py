@@ -10,6 +10,9 @@ from typing import Any
 
 from engine.errors import RequestError
 
+MAX_DEPTH = 128
+"""Objects and arrays inside each other. The time to compile grows faster than their number: 900 take minutes."""
+
 NOT_ENFORCED = {
     "$anchor",
     "$dynamicRef",
@@ -77,11 +80,26 @@ def parse_schema(text: str, param: str) -> Any:
         raise RequestError(f"{param}: the schema is not valid JSON: {error}", param=param) from error
     if not isinstance(schema, dict | bool):
         raise RequestError(f"{param}: the schema must be a JSON object, not {type(schema).__name__}", param=param)
+    if _is_deeper(schema, MAX_DEPTH):
+        raise RequestError(f"{param}: the schema is nested more than {MAX_DEPTH} deep", param=param)
     for place, part in _walk(schema, "#"):
         reason = _objection(part)
         if reason is not None:
             raise RequestError(f"{param}: the schema at {place}: {reason}", param=param)
     return schema
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether JSON is nested more than `depth` deep, counted level by level."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def _walk(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
