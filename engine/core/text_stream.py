@@ -31,6 +31,8 @@ class TextStream:
         return "" if self.stopped else self._release(self._detokenizer.flush(), final=True)
 
     def _release(self, text: str, *, final: bool) -> str:
+        if not self._stop:
+            return text
         self._held += text
         found = [(at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:

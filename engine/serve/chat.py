@@ -104,6 +104,9 @@ class ChatFormat(Format):
             deltas = [{}]
         events = []
         for delta in deltas:
+            if logprobs is None and delta.keys() == {"content"}:
+                events.append(self._text_event(output.index, '"delta": {"content": ', delta["content"], "}"))
+                continue
             events.append(self._choice_event(output.index, {"delta": delta, "logprobs": logprobs}, None))
             logprobs = None
         return b"".join(events)

@@ -37,7 +37,7 @@ class Stream:
         self.rejection: UserError | None = None
         self._abort = abort
         self._pending: dict[int, list[StepOutput]] = {}
-        self._ready = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
         self._open = set(range(choices))
 
     def __enter__(self) -> "Stream":
@@ -53,8 +53,8 @@ class Stream:
         while not self._pending:
             if self.is_done:
                 raise StopAsyncIteration
-            self._ready.clear()
-            await self._ready.wait()
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
         return merge(self._pending.pop(next(iter(self._pending))))
 
     @property
@@ -71,7 +71,7 @@ class Stream:
             self._open.clear()
         elif output.finish_reason is not None:
             self._open.discard(output.index)
-        self._ready.set()
+        self._wake_reader()
 
     def close(self) -> None:
         """Stop listening; a reader that waits ends at once."""
@@ -79,7 +79,11 @@ class Stream:
             self._open.clear()
             self._pending.clear()
             self._abort(self.request_id)
-        self._ready.set()
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class Session:

@@ -159,7 +159,7 @@ class Detokenizer:
 
     def push(self, ids: Sequence[int]) -> str:
         """Text that `ids` complete. All pushes and the flush concatenate to `Tokenizer.decode` of all ids."""
-        return self._decoder.decode(b"".join(self._tokenizer.token_bytes(i, special=False) for i in ids))
+        return self._decoder.decode(b"".join([self._tokenizer.token_bytes(i, special=False) for i in ids]))
 
     def flush(self) -> str:
         """What an unfinished character at the end stands for (U+FFFD), or nothing. Starts afresh."""
