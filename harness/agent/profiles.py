@@ -61,9 +61,12 @@ class ToolsProfile:
         if not reply.tool_calls:
             raise FormatError("it has no tool call.")
         actions = [_to_action(call) for call in reply.tool_calls]
-        last = actions[-1]
-        if isinstance(last, Misuse) and reply.finish_reason == "length":
-            actions[-1] = replace(last, problem=f"your answer was cut off at {reply.max_tokens} tokens; {last.problem}")
+        if reply.finish_reason == "length":
+            # Some servers close the arguments of a call that was cut, and half a command must not run.
+            last = actions[-1]
+            problem = last.problem if isinstance(last, Misuse) else "the last call may not be whole and was not run."
+            cut = f"your answer was cut off at {reply.max_tokens} tokens"
+            actions[-1] = Misuse(f"{cut}; {problem}", last.call_id)
         return actions
 
     def observe(self, actions: Sequence[Action], observations: Sequence[Observation]) -> list[Message]:

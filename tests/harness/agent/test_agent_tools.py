@@ -96,9 +96,14 @@ def test_well_formed_calls_stay_byte_for_byte_in_the_history():
     assert ToolsProfile().history(reply) is reply.raw_message
 
 
-def test_a_cut_call_is_said_to_be_cut():
-    (action,) = ToolsProfile().parse(call(("bash", '{"command": "l'), finish_reason="length"))
-    assert action.problem.startswith("your answer was cut off at 4096 tokens")
+@pytest.mark.parametrize("arguments", ['{"command": "rm -r build', '{"command": "rm -r build"}'])
+def test_a_cut_call_is_said_to_be_cut_and_does_not_run(arguments):
+    before, last = ToolsProfile().parse(
+        call(("bash", '{"command": "ls"}'), ("bash", arguments), finish_reason="length")
+    )
+    assert before == Bash("ls", "id0")
+    assert isinstance(last, Misuse)
+    assert last.problem.startswith("your answer was cut off at 4096 tokens")
 
 
 def test_command_observation(box):
