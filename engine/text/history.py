@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from engine.errors import RequestError
 from engine.text.chat import ChatTemplate
 from engine.text.messages import normalize
 from engine.text.tokenizer import Tokenizer
@@ -79,7 +80,12 @@ class TurnHistory:
         """
         if REASONING_END in (message.get("content") or ""):
             return
-        turn, prompt = turn_key(normalize([message])[0]), _PromptDigest(prompt_ids).digest()
+        try:
+            turn = turn_key(normalize([message])[0])
+        except RequestError:
+            # No request can bring it back, as one whose arguments are nested too deep.
+            return
+        prompt = _PromptDigest(prompt_ids).digest()
         data = array("I", ids).tobytes()
         with self._lock:
             self._forget(turn, prompt)

@@ -273,3 +273,12 @@ def test_the_library_s_structured_output(one: Server) -> None:
 
 def test_models_are_listed(one: Server) -> None:
     assert [model.id for model in client_of(one).models.list()] == ["script"]
+
+
+@pytest.mark.parametrize("send", [ask, ask_streamed])
+def test_arguments_too_deep_to_come_back_are_answered_all_the_same(one: Server, send: Any) -> None:
+    tool = {"name": "nest", "input_schema": {"type": "object", "properties": {"a": {"type": "array"}}}}
+    deep = "[" * 150 + "]" * 150
+    will_write(one, xml("nest", a=deep))
+    (block,) = send(one, tools=[tool], max_tokens=1000).content
+    assert json.dumps(block.input["a"]) == deep
