@@ -6,18 +6,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
-import openai
 import pytest
+from responses_client import PATH, TOOLS, ask, prompt, strict
 from serve_fixtures import Server, running_server, scripted_service
 from token_script import engine_of, script_service, will_write, xml
 
-PATH = "/v1/responses"
-BASH = {"type": "object", "properties": {"command": {"type": "string"}, "n": {"type": "number"}}}
-TOOLS: list[Any] = [
-    {"type": "function", "name": "bash", "description": "run", "parameters": BASH, "strict": False},
-    {"type": "function", "name": "edit.file", "parameters": None},
-]
 CODE = 'if a < b and x["é"]:\n\treturn "</div>"\n'
 
 
@@ -28,56 +21,38 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def any_server() -> Iterator[Server]:
-    """For requests that the engine never sees."""
-    with running_server(script_service) as running:
-        running.wait_until(lambda: running.session.state == "ready")
-        yield running
-
-
-def strict(server: Server) -> openai.OpenAI:
-    """A client that raises when an answer is not as the library's own types say."""
-    url = f"{server.url}/v1"
-    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60, _strict_response_validation=True)
-
-
-def ask(server: Server, given: Any = "go", **options: Any) -> Any:
-    return strict(server).responses.create(model="m", input=given, **({"tools": TOOLS} | options))
-
-
-def prompt(server: Server) -> str:
-    """The prompt of the latest request, with its special tokens."""
-    assert server.session.service is not None
-    return server.session.service.tokenizer.decode(engine_of(server).requests[-1].prompt_ids, special=True)
-
-
 def without_ids(output: list[Any]) -> list[dict[str, Any]]:
     return [{k: v for k, v in item.model_dump().items() if k not in ("id", "call_id")} for item in output]
+
+
+def as_asked(response: Any) -> dict[str, Any]:
+    """What is the same in every answer to the same request."""
+    dumped: dict[str, Any] = response.model_dump(
+        exclude={"id", "created_at", "completed_at", "output", "usage", "sweq"}
+    )
+    return dumped
 
 
 def test_plain_and_streamed_responses_agree(server: Server) -> None:
     answer = "I look.\n\n" + xml("bash", command=CODE, n="2") + "\n" + xml("edit.file", any="1") + "\n"
     will_write(server, answer, answer)
-    plain = ask(server)
-    with strict(server).responses.stream(model="m", input="go", tools=TOOLS) as stream:
-        events = list(stream)
-        streamed = stream.get_final_response()
-    assert plain.output_text == streamed.output_text == "I look."
+    plain, events = ask(server), list(ask(server, stream=True))
+    streamed = events[-1].response
     assert [item.type for item in plain.output] == ["message", "function_call", "function_call"]
     assert [json.loads(item.arguments) for item in plain.output[1:]] == [{"command": CODE, "n": 2}, {"any": "1"}]
     assert (plain.status, plain.error, plain.incomplete_details, plain.object) == ("completed", None, None, "response")
-    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert as_asked(plain) == as_asked(streamed)
+    assert without_ids(plain.output) == without_ids(streamed.output)
     assert len({item.id for item in [*plain.output, *streamed.output]}) == 6
-    own = {k: v for k, v in streamed.model_dump().items() if k in plain.model_dump()}
-    varying = {"id": streamed.id, "created_at": streamed.created_at, "completed_at": streamed.completed_at}
-    compared = {**plain.model_dump(), **varying, "output": [], "usage": {}, "sweq": {}}
-    assert {**own, "output": [], "usage": {}, "sweq": {}, "tools": compared["tools"]} == compared
-    parsed = [{k: v for k, v in item.items() if k != "parsed_arguments"} for item in without_ids(streamed.output)]
-    for item in parsed:
-        for part in item.get("content") or []:
-            part.pop("parsed", None)
-    assert parsed == without_ids(plain.output)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+
+
+def test_library_puts_a_stream_together(server: Server) -> None:
+    will_write(server, "I look.\n\n" + xml("bash", command=CODE))
+    with strict(server).responses.stream(model="m", input="go", tools=TOOLS) as stream:
+        final = stream.get_final_response()
+    assert final.output_text == "I look."
+    assert [json.loads(item.arguments) for item in final.output if item.type == "function_call"] == [{"command": CODE}]
 
 
 def test_events_come_in_the_order_of_the_api(server: Server) -> None:
@@ -147,60 +122,11 @@ def test_usage_and_what_was_asked_are_in_the_response(scripted: Server) -> None:
     assert answer.model_extra["sweq"]["cached_tokens"] == 3
 
 
-ITEMS: list[Any] = [
-    {"role": "developer", "content": [{"type": "input_text", "text": "Obey."}]},
-    {"role": "user", "content": "first"},
-    {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"},
-    {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "So:", "annotations": []}]},
-    {"type": "function_call", "call_id": "c1", "name": "bash", "arguments": '{"command": "ls"}'},
-    {"type": "function_call", "call_id": "c2", "name": "bash", "arguments": ""},
-    {"type": "function_call_output", "call_id": "c1", "output": "a.py"},
-    {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "b.py"}]},
-    {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
-    {"role": "assistant", "content": "Yes."},
-    {"role": "user", "content": [{"type": "input_text", "text": "one"}, {"type": "input_text", "text": "two"}]},
-]
-MESSAGES: list[Any] = [
-    {"role": "system", "content": "Be brief.\n\nObey."},
-    {"role": "user", "content": "first"},
-    {
-        "role": "assistant",
-        "content": "So:",
-        "tool_calls": [
-            {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}},
-            {"id": "c2", "type": "function", "function": {"name": "bash", "arguments": "{}"}},
-        ],
-    },
-    {"role": "tool", "tool_call_id": "c1", "content": "a.py"},
-    {"role": "tool", "tool_call_id": "c2", "content": "b.py"},
-    {"role": "assistant", "content": "No."},
-    {"role": "assistant", "content": "Yes."},
-    {"role": "user", "content": "one\ntwo"},
-]
-
-
-def test_items_become_the_prompt_of_the_same_chat(server: Server) -> None:
-    will_write(server, "a", "b")
-    ask(server, ITEMS, instructions="Be brief.")
-    items = prompt(server)
-    functions = [
-        {
-            "type": "function",
-            "function": {key: tool[key] for key in ("name", "description", "parameters") if key in tool},
-        }
-        for tool in TOOLS
-    ]
-    del functions[1]["function"]["parameters"]
-    server.client().chat.completions.create(model="m", messages=MESSAGES, tools=functions)  # type: ignore[call-overload]
-    assert items == prompt(server)
-    assert "Be brief.\n\nObey." in items
-
-
 def test_what_codex_sends_is_accepted_and_logged_once(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     body = {
         "model": "m",
         "instructions": "You are a coding agent.",
-        "input": ITEMS[:2],
+        "input": [{"role": "developer", "content": "Obey."}, {"role": "user", "content": "go"}],
         "tools": [
             *TOOLS,
             {"type": "web_search", "external_web_access": True},
@@ -280,190 +206,6 @@ def test_text_format_is_a_grammar(server: Server, form: Any, kind: str, text: st
     assert grammar is not None
     assert (grammar.kind, grammar.text, grammar.param) == (kind, text, "text.format")
     assert answer.text.format.model_dump(by_alias=True, exclude_none=True) == form
-
-
-def as_output(response: Any) -> list[Any]:
-    return list(response.output)
-
-
-def as_codex(response: Any) -> list[Any]:
-    """Without ids and statuses, reasoning among them."""
-    keys = ("type", "role", "content", "name", "arguments", "call_id")
-    kept = [{key: value for key, value in item.model_dump().items() if key in keys} for item in response.output]
-    return [{"type": "reasoning", "summary": [], "content": None, "encrypted_content": None}, *kept]
-
-
-def as_easy_input(response: Any) -> list[Any]:
-    """Messages as role and text, trimmed where there is one, and arguments written again."""
-    items: list[Any] = []
-    trim = sum(item.type == "message" for item in response.output) == 1
-    for item in response.output:
-        if item.type == "message":
-            text = item.content[0].text
-            items.append({"role": "assistant", "content": text.strip() if trim else text})
-        else:
-            compact = json.dumps(json.loads(item.arguments), separators=(",", ":"))
-            items.append({"type": "function_call", "call_id": item.call_id, "name": item.name, "arguments": compact})
-    return items
-
-
-def as_references(response: Any) -> list[Any]:
-    return [{"type": "item_reference", "id": response.output[0].id}, *({"id": item.id} for item in response.output[1:])]
-
-
-def as_previous(response: Any) -> list[Any]:
-    return []
-
-
-ODD = " Loo:  \n<tool_call>\n<function=bash>\n<parameter=command>\nls ab\n\n</parameter></function></tool_call>"
-
-
-@pytest.mark.parametrize("rest", ["", "\n" + xml("edit.file", n="1.50"), "\nand then\n" + xml("bash")])
-@pytest.mark.parametrize("send_back", [as_output, as_codex, as_easy_input, as_references, as_previous])
-@pytest.mark.parametrize("stream", [False, True])
-def test_turn_that_comes_back_hits_the_cache_in_full(server: Server, rest: str, send_back: Any, stream: bool) -> None:
-    assert server.session.service is not None
-    tokenizer = server.session.service.tokenizer
-    letters = [tokenizer.encode(letter)[0] for letter in "ab"]
-    # Not what the tokenizer would make of "ab".
-    generated = [*tokenizer.encode(ODD.split("ab")[0]), *letters, *tokenizer.encode(ODD.split("ab")[1] + rest)]
-    will_write(server, generated, "done")
-    items: list[Any] = [{"role": "user", "content": f"go {rest} {send_back.__name__} {stream}"}]
-    response = ask(server, items, stream=stream)
-    if stream:
-        response = list(response)[-1].response
-    first = len(engine_of(server).requests[-1].prompt_ids)
-    calls = [item for item in response.output if item.type == "function_call"]
-    results = [{"type": "function_call_output", "call_id": call.call_id, "output": "a.py"} for call in calls]
-    if send_back is as_previous:
-        answer = ask(server, results, previous_response_id=response.id)
-    else:
-        answer = ask(server, [*items, *send_back(response), *results])
-    # All that was generated, and the turn's end, which both the model and the template wrote.
-    assert answer.usage.input_tokens_details.cached_tokens == first + len(generated) + 1
-    assert answer.model_extra["sweq"] == {
-        "cached_tokens": first + len(generated) + 1,
-        "cache_source": "device",
-        "replayed_turns": 1,
-        "replayed_tokens": len(generated),
-        "tokenized_turns": 0,
-    }
-
-
-def test_conversation_of_three_by_previous_id(server: Server) -> None:
-    will_write(server, "one", "two", "three")
-    first = ask(server, "1", instructions="Only here.")
-    second = ask(server, "2", previous_response_id=first.id)
-    third = ask(server, "3", previous_response_id=second.id)
-    assert (third.previous_response_id, third.model_extra["sweq"]["replayed_turns"]) == (second.id, 2)
-    turns = [part.partition("<|im_end|>")[0] for part in prompt(server).split("<|im_start|>")]
-    assert turns[-6:] == ["user\n1", "assistant\none", "user\n2", "assistant\ntwo", "user\n3", "assistant\n"]
-    assert "Only here." not in prompt(server)
-
-
-def test_kept_response_is_retrieved_and_deleted(server: Server) -> None:
-    client = strict(server)
-    will_write(server, "one", "two", "three")
-    kept, loose, streamed = ask(server), ask(server, store=False), list(ask(server, stream=True))[-1].response
-    assert client.responses.retrieve(kept.id) == kept
-    assert client.responses.retrieve(streamed.id) == streamed
-    deleted = httpx.delete(f"{server.url}{PATH}/{kept.id}")
-    assert deleted.json() == {"id": kept.id, "object": "response", "deleted": True}
-    for name in (kept.id, loose.id, "resp_x"):
-        with pytest.raises(openai.NotFoundError, match=name):
-            client.responses.retrieve(name)
-        with pytest.raises(openai.NotFoundError, match=name):
-            client.responses.delete(name)
-        with pytest.raises(openai.NotFoundError) as caught:
-            ask(server, previous_response_id=name)
-        assert (caught.value.param, caught.value.code) == ("previous_response_id", "response_not_found")
-    with pytest.raises(openai.NotFoundError) as caught:
-        ask(server, [{"type": "item_reference", "id": kept.output[0].id}])
-    assert (caught.value.param, caught.value.code) == ("input[0].id", "item_not_found")
-
-
-DEEP = '{"a":' * 600 + "1" + "}" * 600
-
-
-def item(**fields: Any) -> dict[str, Any]:
-    return {"input": [{"role": "user", "content": "x"}, fields]}
-
-
-@pytest.mark.parametrize(
-    ("change", "param"),
-    [
-        ({"input": None}, "input"),
-        ({"input": 3}, "input"),
-        ({"input": []}, "input"),
-        ({"input": ["x"]}, "input"),
-        (item(role="critic", content="x"), "input[1].role"),
-        (item(role="user", content=3), "input[1].content"),
-        (item(role="user"), "input[1].content"),
-        (item(role="user", content=[{"type": "input_image", "image_url": "x"}]), "input[1].content[0]"),
-        (item(role="user", content=[{"type": "input_text", "text": 3}]), "input[1].content[0].text"),
-        (item(type="computer_call"), "input[1].type"),
-        (item(type=["message"]), "input[1].type"),
-        (item(), "input[1].type"),
-        (item(type="function_call", name="f", arguments="{}"), "input[1].call_id"),
-        (item(type="function_call", call_id="c", arguments="{}"), "input[1].name"),
-        (item(type="function_call", call_id="c", name="f", arguments="{"), "input[1].arguments"),
-        (item(type="function_call", call_id="c", name="f", arguments="[]"), "input[1].arguments"),
-        (item(type="function_call", call_id="c", name="f", arguments=DEEP), "input[1].arguments"),
-        (item(type="function_call_output", output="x"), "input[1].call_id"),
-        (item(type="function_call_output", call_id="c"), "input[1].output"),
-        (item(type="item_reference", id=3), "input[1].id"),
-        ({"instructions": ["x"]}, "instructions"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"stream": "yes"}, "stream"),
-        ({"store": 1}, "store"),
-        ({"include": "x"}, "include"),
-        ({"include": ["message.output_text.logprobs"]}, "include"),
-        ({"metadata": {"a": 1}}, "metadata.a"),
-        ({"truncation": "middle"}, "truncation"),
-        ({"reasoning": "high"}, "reasoning"),
-        ({"user": 3}, "user"),
-        ({"prompt_cache_key": "x" * 257}, "prompt_cache_key"),
-        ({"previous_response_id": 3}, "previous_response_id"),
-        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
-        ({"text": "json"}, "text"),
-        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
-        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
-        ({"text": {"format": {"type": "json_object"}}, "response_format": {"type": "json_object"}}, "text.format"),
-        ({"tools": "bash"}, "tools"),
-        ({"tools": [3]}, "tools[0]"),
-        ({"tools": [{"type": 3}]}, "tools[0].type"),
-        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
-        ({"tools": [{"type": "function", "name": 3}]}, "tools[0].name"),
-        ({"tools": [{"type": "function", "name": "a", "parameters": []}]}, "tools[0].parameters"),
-        ({"tools": [{"type": "function", "name": "a", "description": 3}]}, "tools[0].description"),
-        ({"tool_choice": 3}, "tool_choice"),
-        ({"tool_choice": "always"}, "tool_choice"),
-        ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
-        ({"tool_choice": {"type": "function"}}, "tool_choice"),
-        ({"tool_choice": {"type": "function", "name": "other"}}, "tool_choice"),
-        ({"tool_choice": "required", "tools": [{"type": "web_search"}]}, "tool_choice"),
-        ({"background": True}, "background"),
-        ({"conversation": "conv_1"}, "conversation"),
-        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-        ({"top_logprobs": 2}, "top_logprobs"),
-        ({"n": 2}, "n"),
-    ],
-)
-def test_each_bad_field_is_a_400_that_names_it(any_server: Server, change: dict[str, Any], param: str) -> None:
-    answer = any_server.post(PATH, {"input": "go", "tools": TOOLS} | change)
-    assert answer.status_code == 400
-    error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert param in error["message"]
-
-
-def test_missing_input_and_stream_of_a_kept_response_are_400s(any_server: Server) -> None:
-    assert any_server.post(PATH, {}).json()["error"]["param"] == "input"
-    answer = httpx.get(f"{any_server.url}{PATH}/resp_1", params={"stream": "true"})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
 
 
 def test_refused_and_failed_requests(scripted: Server) -> None:
