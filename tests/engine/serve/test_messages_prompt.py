@@ -1,11 +1,15 @@
 """What Anthropic's forms become in the chat form."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.errors import RequestError
 from engine.serve.messages_prompt import chat_messages, chat_tool_choice, chat_tools
+from engine.text.messages import normalize
 
 TOOL = {"name": "bash", "description": "run", "input_schema": {"type": "object"}}
 
@@ -142,3 +146,24 @@ def test_what_has_no_chat_form_is_refused_by_place(message: Any, param: str) -> 
 def test_refusal_names_the_kind_of_block(kind: str) -> None:
     with pytest.raises(RequestError, match=f"'{kind}'"):
         chat_messages(None, [user({"type": kind})])
+
+
+KEYS = ["type", "text", "role", "content", "id", "name", "input", "tool_use_id", "is_error"]
+WORDS = ["text", "tool_use", "tool_result", "thinking", "image", ""]
+LEAVES = st.none() | st.booleans() | st.integers() | st.sampled_from(WORDS)
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner), max_leaves=8
+)
+BLOCKS = st.sampled_from([text("a"), text(""), use("bash"), result("a"), result([text("b")])]) | VALUES
+CONTENTS = st.text(max_size=3) | st.lists(BLOCKS, max_size=3)
+MESSAGES = st.builds(dict, role=st.sampled_from(["user", "assistant", "system", "tool"]), content=CONTENTS)
+
+
+@given(system=st.none() | CONTENTS, messages=st.lists(MESSAGES, max_size=4))
+def test_any_json_becomes_chat_messages_or_is_refused(system: Any, messages: Any) -> None:
+    try:
+        turns = chat_messages(system, messages)
+    except RequestError:
+        return
+    assert normalize(turns) == turns
+    assert all(one["role"] != other["role"] or one["role"] == "tool" for one, other in pairwise(turns))
