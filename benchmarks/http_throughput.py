@@ -40,6 +40,7 @@ from engine.text.tokenizer import Tokenizer
 WORDS = ["def", " solve", "(", "self", ",", " n", "):\n", "   ", " return", " n", " +", " 1", "\n", "#", " naïve", " →"]
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 MODEL = "http-throughput"
+LATEST_SECONDS = 0.1
 
 
 @dataclass
@@ -81,8 +82,9 @@ class InstantEngine:
     def step(self) -> list[StepOutput]:
         if self._rate is not None:
             now = time.monotonic()
-            self._due = max(self._due + len(self._streams) / self._rate, now)
-            time.sleep(self._due - now)
+            # A step that came late is made up for, but not the time without requests.
+            self._due = max(self._due + len(self._streams) / self._rate, now - LATEST_SECONDS)
+            time.sleep(max(0.0, self._due - now))
         return [self._advance(stream) for stream in list(self._streams.values())]
 
     def stats(self) -> dict[str, Any]:
