@@ -142,6 +142,11 @@ def test_an_answer_can_be_stopped_and_errors_are_shown(page: Page) -> None:
         ask(page, "refuse this")
         page.wait_for("document.querySelector('.assistant p.error') !== null")
         assert "the prompt does not fit the cache" in shown(page, ".assistant p.error")
+        ask(page, "go on again")
+        page.wait_for("[...document.querySelectorAll('.assistant pre')].at(-1).textContent.length > 10")
+        page.evaluate("document.getElementById('clear').click()")
+        page.wait_for("!document.getElementById('send').disabled")
+        assert page.evaluate("[talk.length, document.getElementById('log').childNodes.length]") == [0, 0]
 
 
 @browser
