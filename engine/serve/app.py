@@ -43,6 +43,9 @@ KEEP_ALIVE_SECONDS = 30
 
 OPEN_FILES = 1 << 16
 
+SEND_BUFFER = 1 << 17
+"""Bytes that the kernel may hold of what a client has not read; by itself it takes megabytes for each."""
+
 
 def build_app(
     session: Session,
@@ -195,6 +198,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; UserError in one line when the address is taken or is not ours."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     try:
         listener.bind((host, port))
         listener.listen(2048)
