@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,7 +22,7 @@ from engine.serve.messages_prompt import chat_messages, chat_tool_choice, chat_t
 from engine.serve.openai import SessionHeader
 from engine.serve.service import Service
 from engine.serve.session import Session
-from engine.serve.tool_choice import plan_tools
+from engine.serve.tool_choice import ToolPlan, plan_tools
 
 REFUSED = {
     "thread": "send the whole conversation; what was sent before is in the cache",
@@ -123,11 +123,21 @@ class Exchange:
         turns = chat_messages(fields.system, fields.messages)
         if turns[-1]["role"] != "assistant":
             return cls(Dialogue.render(service, turns, plan), False)
-        if "tool_calls" in turns[-1] or plan.is_forced:
-            raise RequestError("messages: tool calls of the last message need their results", param="messages")
+        _check_beginning(turns[-1], plan, fields)
         dialogue = Dialogue.render(service, turns[:-1], plan)
         begun = service.tokenizer.encode(turns[-1]["content"], affixes=False)
         return cls(replace(dialogue, lead=begun), bool(begun))
+
+
+def _check_beginning(turn: Mapping[str, Any], plan: ToolPlan, fields: CountFields) -> None:
+    """Raise RequestError where the answer cannot go on from the conversation's last turn."""
+    if "tool_calls" in turn:
+        raise RequestError("messages: tool calls of the last message need their results", param="messages")
+    if plan.is_forced:
+        raise RequestError("tool_choice: the last message begins an answer, which leaves no call", param="tool_choice")
+    if fields.output_config and fields.output_config.format:
+        param = "output_config.format"
+        raise RequestError(f"{param}: the last message begins the answer; only a whole one has a form", param=param)
 
 
 def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:

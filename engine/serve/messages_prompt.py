@@ -26,6 +26,8 @@ def chat_messages(system: Any, messages: Sequence[Mapping[str, Any]]) -> list[di
     turns = [] if system is None else list(_system(system, "system"))
     for i, message in enumerate(messages):
         turns += _turns(message, f"messages[{i}]")
+    if not turns:
+        raise _wrong("messages", "must say something")
     return _merged(turns)
 
 

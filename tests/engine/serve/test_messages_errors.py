@@ -11,6 +11,8 @@ from messages_client import HELLO, MESSAGES, TOOLS, ask, client_of
 from serve_fixtures import Server, running_server, scripted_service
 from token_script import engine_of, script_service, will_write
 
+BEGUN: list[Any] = [*HELLO, {"role": "assistant", "content": "So"}]
+
 
 @pytest.fixture(scope="module")
 def one() -> Iterator[Server]:
@@ -58,6 +60,12 @@ def error_of(answer: httpx.Response) -> tuple[int, str, str]:
         ({"tools": TOOLS, "tool_choice": {"type": "any", "disable_parallel_tool_use": 1}}, "tool_choice.disable"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tool_choice": {"type": "any"}, "tools": TOOLS, "messages": BEGUN}, "tool_choice"),
+        (
+            {"output_config": {"format": {"type": "json_schema", "schema": {}}}, "messages": BEGUN},
+            "output_config.format",
+        ),
+        ({"messages": [{"role": "system", "content": []}]}, "messages"),
         ({"messages": [{"role": "assistant", "content": [{"type": "tool_use"}]}]}, "messages[0].content[0].id"),
     ],
 )
