@@ -18,7 +18,7 @@ from engine.serve.fields import MAX_SESSION_ID, FieldLog, GenerationFields
 from engine.serve.openai import SessionHeader
 from engine.serve.response_store import Context, Item, ResponseStore, StoredResponse
 from engine.serve.responses_format import ResponsesFormat
-from engine.serve.responses_input import read_items, read_tool_choice, read_tools, to_messages
+from engine.serve.responses_input import as_asked, read_items, read_tool_choice, read_tools, to_messages
 from engine.serve.service import Service
 from engine.serve.session import Session
 from engine.serve.tool_choice import plan_tools
@@ -192,12 +192,11 @@ def _open(
     items: list[Item] = read_items(fields.input, lambda item_id, param: store.item(item_id, param))
     context = before.extended(items)
     tools, ignored = read_tools(fields.tools)
-    plan = plan_tools(service, tools, read_tool_choice(fields.tool_choice), fields.parallel_tool_calls)
     try:
+        plan = plan_tools(service, tools, read_tool_choice(fields.tool_choice), fields.parallel_tool_calls)
         dialogue = Dialogue.render(service, to_messages(fields.instructions, context.items), plan)
+        params = plan.constrain(sampling_params(service, fields, len(dialogue.prompt_ids)))
+        request = engine_request(service, fields, "resp_", dialogue.prompt_ids, params, session_id)
     except RequestError as error:
-        # What is wrong with the messages is wrong with the items here.
-        raise RequestError(str(error), param="input" if error.param == "messages" else error.param) from error
-    params = plan.constrain(sampling_params(service, fields, len(dialogue.prompt_ids)))
-    request = engine_request(service, fields, "resp_", dialogue.prompt_ids, params, session_id)
+        raise as_asked(error, fields.tools) from error
     return request, dialogue, context, ignored

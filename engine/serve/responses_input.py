@@ -1,5 +1,6 @@
 """The items of `/v1/responses` as chat messages, and its tools in the form of chat completions."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -67,23 +68,42 @@ def read_tools(tools: Sequence[Mapping[str, Any]] | None) -> tuple[list[dict[str
         kind = tool.get("type", "function")
         if not isinstance(kind, str):
             raise RequestError(f"tools[{i}].type must be a string", param=f"tools[{i}].type")
-        function = tool["function"] if isinstance(tool.get("function"), Mapping) else tool
-        if kind != "function" or function.get("name") is None:
-            ignored.append(f"type {kind!r}" if kind != "function" else "a function without a name")
+        if _is_function(tool):
+            functions.append({"type": "function", "function": _function(_flat(tool), f"tools[{i}]")})
         else:
-            functions.append({"type": "function", "function": _function(function, f"tools[{i}]")})
+            ignored.append(f"type {kind!r}" if kind != "function" else "a function without a name")
     return functions, ignored
+
+
+def as_asked(error: RequestError, tools: Sequence[Mapping[str, Any]] | None) -> RequestError:
+    """An error about chat messages or tools, in the words of this API's fields."""
+    places = [i for i, tool in enumerate(tools or ()) if _is_function(tool)]
+
+    def place(found: re.Match[str]) -> str:
+        return f"tools[{places[int(found[1])]}]"
+
+    message, param = (re.sub(r"\btools\[(\d+)\]\.function", place, text) for text in (str(error), error.param or ""))
+    return RequestError(message, param="input" if param == "messages" else param or None, code=error.code)
 
 
 def read_tool_choice(choice: Any) -> Any:
     """`tool_choice` in the form of chat completions; RequestError for an object that names no function."""
     if not isinstance(choice, Mapping):
         return choice
-    function = choice["function"] if isinstance(choice.get("function"), Mapping) else choice
-    if choice.get("type") != "function" or not isinstance(function.get("name"), str):
+    if choice.get("type") != "function" or not isinstance(_flat(choice).get("name"), str):
         message = "tool_choice must be 'auto', 'none', 'required' or {\"type\": \"function\", \"name\": ...}"
         raise RequestError(message, param="tool_choice")
-    return {"type": "function", "function": {"name": function["name"]}}
+    return {"type": "function", "function": {"name": _flat(choice)["name"]}}
+
+
+def _flat(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The function's own fields, which chat completions have one level down."""
+    inner = tool.get("function")
+    return inner if isinstance(inner, Mapping) else tool
+
+
+def _is_function(tool: Mapping[str, Any]) -> bool:
+    return tool.get("type", "function") == "function" and _flat(tool).get("name") is not None
 
 
 def _kind(item: Item) -> str:

@@ -9,6 +9,9 @@ from responses_client import PATH, TOOLS
 from serve_fixtures import Server, running_server, scripted_service
 from token_script import script_service
 
+from engine.errors import RequestError
+from engine.serve.responses_input import as_asked
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
@@ -93,6 +96,23 @@ def test_each_bad_field_is_a_400_that_names_it(server: Server, change: dict[str,
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert param in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("chat", "asked"),
+    [
+        ("tools[0].function.parameters/properties/x", "tools[1].parameters/properties/x"),
+        ("tools[1].function.name", "tools[3].name"),
+        ("messages", "input"),
+        ("temperature", "temperature"),
+        (None, None),
+    ],
+)
+def test_errors_of_chat_name_the_fields_of_this_request(chat: str | None, asked: str | None) -> None:
+    tools = [{"type": "web_search"}, TOOLS[0], {"type": "function"}, {"type": "function", "function": {"name": "f"}}]
+    error = as_asked(RequestError(f"{chat}: wrong", param=chat, code="c"), tools)
+    assert (error.param, error.code) == (asked, "c")
+    assert asked == "input" or str(error) == f"{asked}: wrong"
 
 
 def test_missing_input_and_stream_of_a_kept_response_are_400s(server: Server) -> None:
