@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from engine.kernels.reference_moe import Experts
+from engine.kernels.reference_moe import Experts, Linear, Linears
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,8 @@ class Kernels(Protocol):
     ) -> Tensor: ...
 
     def gated_rms_norm(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor: ...
+
+    def gated_mlp(self, x: Tensor, gate_up: Linears, down: Linear) -> Tensor: ...
 
     def route(self, logits: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]: ...
 

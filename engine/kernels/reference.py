@@ -14,7 +14,7 @@ from engine.kernels.reference_delta import (
     gated_rms_norm,
     plan_runs,
 )
-from engine.kernels.reference_moe import moe, route
+from engine.kernels.reference_moe import gated_mlp, moe, route
 
 __all__ = [
     "add_rms_norm",
@@ -23,6 +23,7 @@ __all__ = [
     "delta_gates",
     "delta_rule_chunked",
     "delta_rule_step",
+    "gated_mlp",
     "gated_rms_norm",
     "moe",
     "paged_attention",

@@ -15,12 +15,13 @@ class SparseMoE:
     def __init__(self, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
         self.kernels = kernels
         self.top_k, self.renormalise = config.num_experts_per_token, config.norm_topk_prob
-        self.router, self.shared_gate = scope.linear("gate"), scope.linear("shared_expert_gate")
+        self.gates = scope.joint("gate", "shared_expert_gate")
         self.gate_up, self.down = scope.experts("experts.gate_up_proj"), scope.experts("experts.down_proj")
         self.shared = DenseMLP(scope.below("shared_expert"), kernels)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, hidden] -> float32 [T, hidden]."""
-        weights, experts = self.kernels.route(self.router(x), self.top_k, self.renormalise)
+        logits, shared_gate = self.gates(x)
+        weights, experts = self.kernels.route(logits, self.top_k, self.renormalise)
         routed = self.kernels.moe(x, self.gate_up, self.down, weights, experts)
-        return routed.add_(torch.sigmoid(self.shared_gate(x).float()) * self.shared(x))
+        return routed.add_(torch.sigmoid(shared_gate.float()) * self.shared(x))

@@ -3,14 +3,13 @@
 from engine.kernels.cpu.attention import paged_attention, plan_attention
 from engine.kernels.cpu.delta_net import causal_conv, delta_rule_step
 from engine.kernels.cpu.elementwise import add_rms_norm, rms_norm, rotate, rotate_and_store, silu_mul
+from engine.kernels.cpu.experts import gated_mlp, moe, route
 from engine.kernels.reference import (
     causal_conv_step,
     delta_gates,
     delta_rule_chunked,
     gated_rms_norm,
-    moe,
     plan_runs,
-    route,
     store_kv,
 )
 
@@ -21,6 +20,7 @@ __all__ = [
     "delta_gates",
     "delta_rule_chunked",
     "delta_rule_step",
+    "gated_mlp",
     "gated_rms_norm",
     "moe",
     "paged_attention",

@@ -20,9 +20,9 @@ from engine.kernels.cpu.simd import (
     jit,
     load,
     parallel_jit,
+    run,
     set_float,
     store,
-    threads,
     total,
     zeros,
 )
@@ -109,15 +109,6 @@ def expand(packed: Matrices, kind: int, columns: int) -> Tensor:
     return out
 
 
-def run(kernel: tuple[Any, Any], products: int, *arguments: Any) -> None:
-    """`kernel` is one part's work, with part and parts its first arguments, and all parts' over threads."""
-    parts = threads(products)
-    if parts == 1:
-        kernel[0](0, 1, *arguments)
-    else:
-        kernel[1](parts, *arguments)
-
-
 @cache
 def _products(kind: int) -> tuple[Any, Any]:
     """For one format: only formats in use are compiled."""
@@ -160,6 +151,13 @@ def row_at(table: Any, which: int, index: int) -> Any:
     at = table[which]
     scale = at[SCALES] + (index >> at[SCALE_SHIFT]) * at[SCALE_BYTES]
     return at[CODES] + index * at[ROW_BYTES], scale, at[GROUP_BYTES], at[GROUP_SHIFT]
+
+
+@register_jitable
+def expert_row_at(table: Any, expert: int, index: int) -> Any:
+    """`row_at` of one expert's matrix in a stack."""
+    codes, scale, group_bytes, group_shift = row_at(table, 0, index)
+    return codes + expert * table[0, CODES_STEP], scale + expert * table[0, SCALES_STEP], group_bytes, group_shift
 
 
 @register_jitable

@@ -13,10 +13,11 @@ import numba
 import numpy as np
 import torch
 from llvmlite import ir
+from numba import carray  # type: ignore[attr-defined]
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic as numba_intrinsic
-from numba.extending import register_model
+from numba.extending import register_jitable, register_model
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -70,12 +71,23 @@ def threads(products: int) -> int:
     return count if count == 1 else _use(count, get_ident())
 
 
+def run(kernel: tuple[Any, Any], products: int, *arguments: Any) -> None:
+    """`kernel` is one part's work, with part and parts its first arguments, and all parts' over threads."""
+    parts = threads(products)
+    if parts == 1:
+        kernel[0](0, 1, *arguments)
+    else:
+        kernel[1](parts, *arguments)
+
+
 @lru_cache(maxsize=1)
 def _use(count: int, thread: int) -> int:
-    """Let `thread`, which calls this, use so many threads from now on; as many as there are at most."""
-    count = min(count, int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    numba.set_num_threads(count)
-    return count
+    """Let `thread`, which calls this, use so many threads from now on, or as many as there are."""
+    usable = min(count, int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    numba.set_num_threads(usable)
+    if torch.get_num_threads() != count:  # numba set the number of the pool that both use when it started
+        torch.set_num_threads(count)
+    return usable
 
 
 def _compiled(function: Function, **options: bool) -> Function:
@@ -301,6 +313,19 @@ def float_at(_: Any, address: Any) -> Any:
     return types.float32(types.int64), lambda context, builder, signature, arguments: _load(
         builder, arguments[0], _FLOAT
     )
+
+
+@intrinsic
+def _float_pointer(_: Any, address: Any) -> Any:
+    return types.CPointer(types.float32)(types.int64), lambda context, builder, signature, arguments: _pointer(
+        builder, arguments[0], _FLOAT
+    )
+
+
+@register_jitable
+def floats_at(address: int, count: int) -> Any:
+    """The `count` float32 from `address` on as an array."""
+    return carray(_float_pointer(address), count)
 
 
 @intrinsic

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine.kernels.reference_moe import Linear, Linears
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """See `reference.rms_norm`."""
@@ -13,6 +15,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """See `reference.silu_mul`."""
     return F.silu(gate).mul_(up)
+
+
+def gated_mlp(x: Tensor, gate_up: Linears, down: Linear) -> Tensor:
+    """See `reference_moe.gated_mlp`."""
+    return down(silu_mul(*gate_up(x)))
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
