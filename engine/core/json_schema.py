@@ -82,7 +82,7 @@ def parse_schema(text: str, param: str) -> Any:
         raise RequestError(f"{param}: the schema must be a JSON object, not {type(schema).__name__}", param=param)
     if _is_deeper(schema, MAX_DEPTH):
         raise RequestError(f"{param}: the schema is nested more than {MAX_DEPTH} deep", param=param)
-    for place, part in _walk(schema, "#"):
+    for place, part in walk_schema(schema, "#"):
         reason = _objection(part)
         if reason is not None:
             raise RequestError(f"{param}: the schema at {place}: {reason}", param=param)
@@ -102,7 +102,7 @@ def _is_deeper(value: Any, depth: int) -> bool:
     return bool(level)
 
 
-def _walk(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def walk_schema(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every subschema that is an object, with its JSON pointer."""
     waiting = [(place, schema)]
     while waiting:
@@ -141,9 +141,8 @@ def _objection(schema: Mapping[str, Any]) -> str | None:
         found = sorted(keywords & schema.keys())
         if found and kind not in types and (types or kind in ("number", "string")):
             return f'{found[0]} needs "type": "{kind}" beside it'
-    if "patternProperties" in schema and "properties" in schema:
-        return "patternProperties beside properties cannot be enforced where both fit a name"
-    return _string_objection(schema) or next(filter(None, map(_pattern_objection, _patterns(schema))), None)
+    objection = _object_objection(schema) or _string_objection(schema)
+    return objection or next(filter(None, map(_pattern_objection, _patterns(schema))), None)
 
 
 def _names_types(value: Any) -> bool:
@@ -162,6 +161,16 @@ def _objection_beside(schema: Mapping[str, Any], deciding: str) -> str | None:
         return f"{others[0]} beside {deciding} cannot be enforced; put them together in one subschema"
     if deciding == "allOf" and isinstance(schema["allOf"], list) and len(schema["allOf"]) > 1:
         return "allOf of several subschemas cannot be enforced; merge them into one"
+    return None
+
+
+def _object_objection(schema: Mapping[str, Any]) -> str | None:
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if "patternProperties" in schema and "properties" in schema:
+        return "patternProperties beside properties cannot be enforced where both fit a name"
+    if isinstance(properties, dict) and isinstance(required, list):
+        undeclared = [name for name in required if name not in properties]
+        return f"required {undeclared[0]!r} must be among the properties" if undeclared else None
     return None
 
 

@@ -9,15 +9,16 @@ from engine.cache.snapshots import Source
 from engine.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
-GrammarKind = Literal["json_schema", "json_object", "regex", "ebnf"]
+GrammarKind = Literal["json_schema", "json_object", "regex", "ebnf", "structural_tag", "json_structural_tag"]
 
 
 @dataclass(frozen=True)
 class Grammar:
     """The language that a whole completion must belong to.
 
-    `text` is a JSON schema (as JSON), a regular expression that the whole text matches, or an EBNF grammar whose first
-    rule is `root`; "json_object" (any JSON object) needs none. `param` is the field that errors about it name.
+    `text` is a JSON schema (as JSON), a regular expression that the whole text matches, an EBNF grammar whose first
+    rule is `root`, or one of xgrammar's structural tags (as JSON; a "json_structural_tag" where all that is not fixed
+    is JSON); "json_object" (any JSON object) needs none. `param` is the field that errors about it name.
     """
 
     kind: GrammarKind

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,14 @@ def to_json(raw: str, schema: Mapping[str, Any] | None, root: Mapping[str, Any])
     return dump(value if found else raw)
 
 
+def parse_json(text: str, *, strict: bool = True) -> Any:
+    """What JSON text says. ValueError for text that is none, NaN and infinities included; RecursionError.
+
+    A number beyond the range of floats becomes the outermost one. `strict` False lets control characters into strings.
+    """
+    return json.loads(text, strict=strict, parse_float=_to_float, parse_constant=_refuse_constant)
+
+
 def dump(value: Any) -> str:
     """JSON text with characters as they are, escaped only where UTF-8 has no form for them (lone surrogates).
 
@@ -62,7 +71,7 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
     if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return set()
     if isinstance(schema.get("$ref"), str):
-        return _types(_resolve(schema["$ref"], root), root, depth + 1)
+        return _types(resolve(schema["$ref"], root), root, depth + 1)
     declared = schema.get("type")
     if isinstance(declared, str):
         return {declared}
@@ -76,7 +85,7 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
     return types
 
 
-def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
+def resolve(reference: str, root: Mapping[str, Any]) -> Any:
     """What a `#/...` pointer (RFC 6901) names inside `root`, or None."""
     node: Any = root
     for part in reference.removeprefix("#").split("/")[1:]:
@@ -91,7 +100,7 @@ def _type_of(value: Any) -> str:
 
 def _read(raw: str, wanted: set[str]) -> tuple[bool, Any]:
     """Whether `raw` is a value of a wanted type, as JSON or as a Python literal (True, None, single quotes)."""
-    for parse in (_parse_json, ast.literal_eval):
+    for parse in (parse_json, ast.literal_eval):
         try:
             value = parse(raw)
             json.dumps(value, allow_nan=False)
@@ -110,5 +119,9 @@ def _is(value: Any, name: str) -> bool:
     return isinstance(value, KINDS.get(name, ()))
 
 
-def _parse_json(raw: str) -> Any:
-    return json.loads(raw)
+def _to_float(digits: str) -> float:
+    return max(-sys.float_info.max, min(sys.float_info.max, float(digits)))
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

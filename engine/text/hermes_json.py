@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.text.argument_types import dump
+from engine.text.argument_types import dump, parse_json
 from engine.text.call_parser import (
     CLOSE,
     OPEN,
@@ -30,7 +30,7 @@ OTHER_MEMBER = rf'(?!"name"|"arguments"){STRING}\s*:\s*(?:{STRING}|[^\s,"{{}}\[\
 HEADER = re.compile(
     rf'\s*{OPEN}\s*\{{\s*(?:{OTHER_MEMBER})*"name"\s*:\s*(?P<name>{STRING})\s*,\s*"arguments"\s*:\s*\{{', re.DOTALL
 )
-KEY = re.compile(rf"[\s,]*(?P<key>{STRING})\s*:\s*(?=\S)", re.DOTALL)
+KEY = re.compile(r'[\s,]*(?P<key>"(?:[^"\\]|\\.)*")\s*:\s*(?=\S)', re.DOTALL)
 END_OF_OBJECT, END_OF_MEMBER = re.compile(r"[\s,]*\}"), re.compile(r"\s*[,}]")
 NAME = re.compile(rf'"name"\s*:\s*(?P<name>{STRING})', re.DOTALL)
 HEX = "[0-9a-fA-F]"
@@ -162,7 +162,7 @@ class HermesParser(CallParser):
             self._take(closing.end())
             return self._end_arguments(arguments, whole=True)
         found = KEY.match(self._buffer)
-        key = found and _parse(found["key"])
+        key = found and _parse(unmark(found["key"]))
         if found and isinstance(key, str):
             if self._buffer[found.end()] == '"':
                 self._take(found.end() + 1)
@@ -234,10 +234,8 @@ def _escape(piece: str) -> str:
 
 
 def _parse(text: str, default: Any = None) -> Any:
-    """What JSON text says, `default` for text that is none; numbers beyond floats' range are not."""
+    """What JSON text says, `default` for text that is none."""
     try:
-        value = json.loads(text, strict=False)
-        json.dumps(value, allow_nan=False)
+        return parse_json(text, strict=False)
     except (ValueError, RecursionError):
         return default
-    return value

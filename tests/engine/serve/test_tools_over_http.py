@@ -115,7 +115,7 @@ def test_forced_call_begins_in_the_prompt_and_follows_a_grammar(server: Server, 
     request = engine_of(server).requests[-1]
     assert server.session.service.tokenizer.decode(request.prompt_ids).endswith("assistant\n<tool_call>\n")  # type: ignore[union-attr]
     assert request.params.grammar is not None
-    assert [f'"{name}"' in request.params.grammar.text for name in ("bash", "edit.file")] == [
+    assert [f"<function={name}>" in request.params.grammar.text for name in ("bash", "edit.file")] == [
         name in names for name in ("bash", "edit.file")
     ]
 
