@@ -150,7 +150,12 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
         # Rendering a long conversation takes time that other streams need on this thread.
         request, exchange = await asyncio.to_thread(_request, service(), fields, x_session_id)
         field_log.note(fields)
-        form = MessageFormat(request.request_id, exchange.dialogue, is_kept=not exchange.is_prefilled)
+        form = MessageFormat(
+            request.request_id,
+            exchange.dialogue,
+            is_kept=not exchange.is_prefilled,
+            fills_context=request.params.max_tokens < fields.max_tokens,
+        )
         return Answer(session, request, form, events=bool(fields.stream))
 
     @router.post(f"{ANTHROPIC_ROUTE}/count_tokens")

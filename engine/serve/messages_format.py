@@ -10,19 +10,21 @@ from engine.serve.completion import Tally
 from engine.serve.errors import anthropic_error_body
 from engine.serve.session import FAILED
 
-STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+STOP_REASONS = {"stop": "end_turn", "tool_calls": "tool_use"}
 
 
 class MessageFormat:
     """Writes one answer as `message` or as `message_start` ... `message_stop`.
 
-    Unless `is_kept`, the answer is not remembered for replay.
+    Unless `is_kept`, the answer is not remembered for replay. With `fills_context`, all that it may take of tokens is
+    what the context has left, and not what the client allowed.
     """
 
-    def __init__(self, answer_id: str, dialogue: Dialogue, *, is_kept: bool) -> None:
+    def __init__(self, answer_id: str, dialogue: Dialogue, *, is_kept: bool, fills_context: bool) -> None:
         self._about = {"id": answer_id, "type": "message", "role": "assistant", "model": dialogue.service.name}
         self._dialogue = dialogue
         self._is_kept = is_kept
+        self._reasons = STOP_REASONS | {"length": "model_context_window_exceeded" if fills_context else "max_tokens"}
         self._turn = dialogue.turn()
         self._blocks = ContentBlocks()
         self._has_begun = False
@@ -84,7 +86,7 @@ class MessageFormat:
 
     def _stop(self, output: StepOutput | Tally) -> dict[str, str | None]:
         reason = self._turn.finish_reason(output.finish_reason)
-        named = "stop_sequence" if output.stop_string is not None else STOP_REASONS[str(reason)]
+        named = "stop_sequence" if output.stop_string is not None else self._reasons[str(reason)]
         return {"stop_reason": named, "stop_sequence": output.stop_string}
 
     def _remember(self, output: StepOutput | Tally) -> None:

@@ -94,6 +94,18 @@ def test_call_cut_by_the_token_limit_keeps_what_is_complete(server: Server) -> N
         assert (name, arguments["n"], message.stop_reason) == ("bash", 3, "max_tokens")
 
 
+def test_answer_that_fills_the_context_says_so(server: Server) -> None:
+    messages: list[Any] = [{"role": "user", "content": "x" * 19900}]
+    for send in (ask, ask_streamed):
+        will_write(server, "y" * 200)
+        answer = send(server, messages, max_tokens=32000)
+        assert (answer.stop_reason, len(blocks_of(answer)[0])) == (
+            "model_context_window_exceeded",
+            answer.usage.output_tokens,
+        )
+        assert len(engine_of(server).requests[-1].prompt_ids) + answer.usage.output_tokens == 20000
+
+
 def test_empty_answer_has_no_blocks(server: Server) -> None:
     will_write(server, [], [])
     assert [blocks_of(ask(server)), blocks_of(ask_streamed(server))] == [[], []]
