@@ -18,7 +18,7 @@ from engine.serve.engine_request import engine_request, sampling_params
 from engine.serve.errors import ANTHROPIC_ROUTE
 from engine.serve.fields import FieldLog, GenerationFields, StopStrings
 from engine.serve.messages_format import MessageFormat
-from engine.serve.messages_prompt import chat_messages, chat_tool_choice, chat_tools
+from engine.serve.messages_prompt import as_asked, chat_messages, chat_tool_choice, chat_tools
 from engine.serve.openai import SessionHeader
 from engine.serve.service import Service
 from engine.serve.session import Session
@@ -179,5 +179,8 @@ def _request(service: Service, fields: MessageFields, session_header: str | None
         # Claude Code knows by these words that it has to compact the conversation.
         message = f"prompt is too long: {len(prompt)} tokens > {service.max_context - 1} maximum"
         raise RequestError(message, param="messages", code="context_length_exceeded")
-    params = dialogue.plan.constrain(sampling_params(service, fields, len(prompt)))
-    return engine_request(service, fields, "msg_", prompt, params, session_header), exchange
+    try:
+        params = dialogue.plan.constrain(sampling_params(service, fields, len(prompt)))
+        return engine_request(service, fields, "msg_", prompt, params, session_header), exchange
+    except RequestError as error:
+        raise as_asked(error) from error

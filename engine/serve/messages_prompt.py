@@ -14,6 +14,13 @@ BILLING_HEADER = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n?")
 """Claude Code's account of itself in front of the system text. It says nothing to the model, and the hash in it differs
 from request to request, so that no prefix of the prompt would ever be in the cache."""
 
+IN_CHAT = {
+    r"(\btools\[\d+\])\.function\.parameters": r"\1.input_schema",
+    r"(\btools\[\d+\])\.function": r"\1",
+    r"\bresponse_format\b": "output_config.format",
+}
+"""How errors about chat completions name what these fields hold."""
+
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -56,6 +63,14 @@ def chat_tool_choice(
     if kind == "any" and not tools:
         raise _wrong("tool_choice", "type 'any' needs tools")
     return CHOICES[kind], parallel
+
+
+def as_asked(error: RequestError) -> RequestError:
+    """An error that names fields of chat completions, in the words of this API."""
+    message, param = str(error), error.param or ""
+    for chat, asked in IN_CHAT.items():
+        message, param = re.sub(chat, asked, message), re.sub(chat, asked, param)
+    return RequestError(message, param=param or None, code=error.code)
 
 
 def _turns(message: Mapping[str, Any], where: str) -> Iterator[dict[str, Any]]:

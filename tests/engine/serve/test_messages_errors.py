@@ -11,6 +11,7 @@ from messages_client import HELLO, MESSAGES, TOOLS, ask, client_of
 from serve_fixtures import Server, running_server, scripted_service
 from token_script import engine_of, script_service, will_write
 
+UNENFORCEABLE = {"name": "odd", "input_schema": {"type": "array"}}
 BEGUN: list[Any] = [*HELLO, {"role": "assistant", "content": "So"}]
 
 
@@ -59,6 +60,15 @@ def error_of(answer: httpx.Response) -> tuple[int, str, str]:
         ({"tools": TOOLS, "tool_choice": {"type": "tool", "name": "other"}}, "tool_choice.name"),
         ({"tools": TOOLS, "tool_choice": {"type": "any", "disable_parallel_tool_use": 1}}, "tool_choice.disable"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tool_choice": {"type": "any"}, "tools": [TOOLS[0], UNENFORCEABLE]}, "tools[1].input_schema"),
+        (
+            {
+                "tool_choice": {"type": "any"},
+                "tools": TOOLS,
+                "output_config": {"format": {"type": "json_schema", "schema": {}}},
+            },
+            "tool_choice: a forced call leaves no room for output_config.format",
+        ),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": {"type": "any"}, "tools": TOOLS, "messages": BEGUN}, "tool_choice"),
         (
@@ -125,16 +135,18 @@ def test_failures_before_and_in_the_middle_of_a_stream() -> None:
         server.wait_until(lambda: server.session.state == "ready")
         engine = engine_of(server)
         will_write(server, "abc")
-        steps = iter([engine.step])
+        steps, seen = iter([engine.step]), threading.Event()
 
         def step_once() -> Any:
             for step in steps:
                 return step()
+            seen.wait(30)
             raise RuntimeError("boom")
 
         engine.step = step_once  # type: ignore[method-assign]
         events = iter(ask(server, stream=True))
         assert next(events).type == "message_start"
+        seen.set()
         with pytest.raises(anthropic.APIError, match="boom"):
             list(events)
 
