@@ -23,7 +23,7 @@ class AgentConfig(_Section):
 
     profile: Literal["tools", "text"] = "tools"
     step_limit: int = Field(default=250, ge=1)
-    token_limit: int = Field(default=2_000_000, ge=1, description="prompt + completion tokens over the whole task")
+    token_limit: int = Field(default=2_000_000, ge=1, description="tokens of a task; those sent again count once")
     context_limit: int | None = Field(default=None, description="None: what the endpoint reports")
     format_error_limit: int = Field(default=3, ge=1, description="consecutive malformed answers")
     command_timeout: float = Field(default=60.0, gt=0, description="seconds per command")

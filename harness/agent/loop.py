@@ -180,7 +180,7 @@ class _Task:
             return Limit.WALL_CLOCK
         if len(steps) >= config.step_limit:
             return Limit.STEPS
-        if self.trajectory.usage.total >= config.token_limit:
+        if self.trajectory.new_tokens >= config.token_limit:
             return Limit.TOKENS
         if self._context and steps and steps[-1].usage.total >= self._context:
             return Limit.CONTEXT
@@ -268,6 +268,7 @@ class _Task:
             seconds_tools=seconds,
             actions=actions,
             format_error=problem,
+            new_tokens=reply.usage.new_tokens(self.trajectory.steps[-1].usage if number > 1 else None),
         )
 
     def _say(self, role: str, content: str) -> None:

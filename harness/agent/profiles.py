@@ -10,6 +10,11 @@ from harness.agent.model import Message, Reply, ToolCall
 from harness.agent.prompts import Prompts, load_prompts
 from harness.agent.tools import SCHEMA, Action, Bash, Edit, Misuse, Observation, Submit
 
+VERSION = 2
+"""Of what profiles and loop do with a model's answers, beside the words of `prompts.yaml`; runs of two versions do not
+compare. 1 counted every token of every call against `token_limit`, 2 counts a token once.
+"""
+
 _BLOCK = re.compile(r"^```bash[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 _ARGUMENTS: dict[str, tuple[str, ...]] = {"bash": ("command",), "edit": ("path", "old", "new"), "submit": ()}

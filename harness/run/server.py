@@ -10,6 +10,9 @@ from harness.endpoint import Endpoint, open_endpoint
 from harness.errors import EndpointError, UserError
 from harness.run.paths import LevelPaths
 
+_OUR_ENGINE = "sweq-engine"
+"""What `/version` says of a server that knows `POST /v1/sessions/<id>/end`."""
+
 
 class ServerLostError(EndpointError):
     """The level's server ended and could not be started again: the run stops instead of failing task after task."""
@@ -58,6 +61,7 @@ class LevelServer:
             config.endpoint.request_timeout,
             _find_context(config, endpoint),
             sleep=self._sleep,
+            ends_sessions=endpoint.identity.get("engine") == _OUR_ENGINE,
         )
         self._endpoint, self._model = endpoint, model
         return endpoint, model

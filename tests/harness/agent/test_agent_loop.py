@@ -77,7 +77,7 @@ def test_sentinel_submits_only_where_the_command_succeeds(work):
     ("limit", "last", "settings"),
     [
         (Limit.STEPS, bash_block("true"), {"step_limit": 4}),
-        (Limit.TOKENS, bash_block("true"), {"token_limit": 300}),
+        (Limit.TOKENS, bash_block("true"), {"token_limit": 130}),
         (Limit.CONTEXT, OVERFLOW, {}),
         (Limit.CONTEXT, bash_block("true"), {"context_limit": 110}),
         (Limit.CONTEXT, say("I think", finish_reason="length", max_tokens=64), {}),
@@ -90,6 +90,13 @@ def test_every_limit_salvages_the_diff(work, limit, last, settings):
     assert (result.limit, result.submitted) == (limit, False)
     assert trajectory.ending.limit is limit
     assert FIXED_LINE in result.patch
+
+
+def test_tokens_sent_again_count_once(work):
+    usages = [Usage(1000, 50), Usage(1200, 50, 1050), Usage(1300, 10, 0)]
+    result, trajectory = work(ScriptedModel(*(say("```bash\ntrue\n```", usage=one) for one in usages)), step_limit=3)
+    assert [step.new_tokens for step in trajectory.steps] == [1050, 200, 60]
+    assert (trajectory.new_tokens, result.usage.total) == (1310, 3610)
 
 
 def test_wall_clock_stops_the_command_and_salvages_the_diff(work):
