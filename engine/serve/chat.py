@@ -37,7 +37,7 @@ class Dialogue:
     def render(cls, service: Service, messages: Sequence[Mapping[str, Any]], plan: ToolPlan) -> "Dialogue":
         """The dialogue of chat `messages` whose tools are planned."""
         template = service.chat_template()
-        prompt = build_prompt(template, service.tokenizer, service.history, messages, plan.tools)
+        prompt = build_prompt(template, service.tokenizer, service.history, messages, plan.tools, service.most_tokens)
         return cls(service, prompt, plan, plan.lead(service.tokenizer))
 
     @property

@@ -87,7 +87,7 @@ def _options(request: Request, fields: GenerationFields) -> dict[str, Any]:
 
 def _completion_prompt(service: Service, fields: CompletionFields) -> list[int]:
     if isinstance(fields.prompt, str):
-        return service.tokenizer.encode(fields.prompt)
+        return service.tokenizer.encode(fields.prompt, most=service.most_tokens)
     size = service.tokenizer.vocab_size
     if not all(0 <= token < size for token in fields.prompt):
         raise RequestError(f"prompt: token ids must be between 0 and {size - 1}", param="prompt")

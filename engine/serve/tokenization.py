@@ -88,7 +88,8 @@ def _tokenized(service: Service, fields: TokenizeFields) -> dict[str, Any]:
 
 
 def _prompt_ids(service: Service, fields: TokenizeFields, prompt: str) -> list[int]:
-    return service.tokenizer.encode(prompt, affixes=fields.add_special_tokens is not False)
+    affixes = fields.add_special_tokens is not False
+    return service.tokenizer.encode(prompt, affixes=affixes, most=service.most_tokens)
 
 
 def _chat_ids(service: Service, fields: TokenizeFields) -> list[int]:
@@ -98,7 +99,7 @@ def _chat_ids(service: Service, fields: TokenizeFields) -> list[int]:
     if fields.add_generation_prompt is not False and not fields.add_special_tokens:
         return Dialogue.render(service, messages, plan).prompt_ids
     text = service.chat_template().render(messages, plan.tools, fields.add_generation_prompt is not False)
-    return service.tokenizer.encode(text, affixes=bool(fields.add_special_tokens))
+    return service.tokenizer.encode(text, affixes=bool(fields.add_special_tokens), most=service.most_tokens)
 
 
 def _detokenized(service: Service, fields: DetokenizeFields) -> dict[str, Any]:

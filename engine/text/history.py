@@ -127,20 +127,21 @@ def build_prompt(
     history: TurnHistory,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None = None,
+    most: int | None = None,
 ) -> Prompt:
     """Ids of the rendered conversation and its generation prompt, with remembered turns put in as generated.
 
-    Raises RequestError as `ChatTemplate.render` does.
+    Raises RequestError as `ChatTemplate.render` does, and as `Tokenizer.encode` does for a text beyond `most` tokens.
     """
     turns = normalize(messages)
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     known = {i: found for i in answers if (found := history.find(turns[i])) is not None}
     parts = _render_around(template, turns, known.keys(), tools) if known else None
     if parts is None:
-        ids = tokenizer.encode(template.render(turns, tools), affixes=False)
+        ids = tokenizer.encode(template.render(turns, tools), affixes=False, most=most)
         prompt = Prompt(ids, tokenized_turns=len(answers))
     else:
-        prompt = _join(tokenizer, list(known.values()), parts, len(answers) - len(known))
+        prompt = _join(tokenizer, list(known.values()), parts, len(answers) - len(known), most)
     history.count(prompt)
     return prompt
 
@@ -175,13 +176,15 @@ def _render_around(
     return parts
 
 
-def _join(tokenizer: Tokenizer, known: Sequence[Remembered], parts: Sequence[str], tokenized: int) -> Prompt:
-    ids = tokenizer.encode(parts[0], affixes=False)
+def _join(
+    tokenizer: Tokenizer, known: Sequence[Remembered], parts: Sequence[str], tokenized: int, most: int | None
+) -> Prompt:
+    ids = tokenizer.encode(parts[0], affixes=False, most=most)
     digest = _PromptDigest(ids)
     tokens = 0
     for turn, behind in zip(known, parts[1:], strict=True):
         generated = turn.after(digest.digest())
-        new = generated + tokenizer.encode(behind, affixes=False)
+        new = generated + tokenizer.encode(behind, affixes=False, most=most)
         digest.update(new)
         ids += new
         tokens += len(generated)

@@ -29,7 +29,7 @@ def test_a_file_without_usable_keys_is_one_error(tmp_path: Path, content: str, m
 
 
 def test_no_server_is_open_by_an_empty_key_or_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="^--api-key: a key must be printable ASCII without spaces, and not empty$"):
+    with pytest.raises(UserError, match=r"^--api-key: a key must be printable ASCII without spaces, and not empty$"):
         collect_keys([""])
     with pytest.raises(UserError, match="No such file or directory; give a file with a key per line"):
         collect_keys([], tmp_path / "absent")

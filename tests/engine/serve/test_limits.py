@@ -103,6 +103,19 @@ def test_json_that_would_take_too_much_is_refused(scripted: Server, data: bytes,
     assert (answer.status_code, message in answer.json()["error"]["message"]) == (400, True)
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 10**7}]}),
+        ("/v1/completions", {"prompt": "x" * 10**7}),
+        ("/tokenize", {"prompt": "x" * 10**7}),
+    ],
+)
+def test_a_text_far_beyond_the_context_is_not_tokenized(scripted: Server, path: str, fields: dict[str, Any]) -> None:
+    error = scripted.post(path, fields).json()["error"]
+    assert (error["code"], error["message"]) == ("context_length_exceeded", "the text has more than 800 tokens")
+
+
 def test_requests_beyond_the_queue_get_429_and_others_go_on(small: Server) -> None:
     engine = engine_of(small)
     engine.gate.clear()
