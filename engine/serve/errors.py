@@ -91,11 +91,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_bug)
 
 
-async def _on_validation(_: Request, error: Exception) -> JSONResponse:
+async def _on_validation(request: Request, error: Exception) -> JSONResponse:
     first: dict[str, Any] = dict(error.errors()[0]) if isinstance(error, RequestValidationError) else {}
     if first.get("type") == "json_invalid":
         return error_response(400, f"the body is not valid JSON: {first.get('ctx', {}).get('error', '')}")
     param = _field(first.get("loc", ())[1:])
+    if not param and "json" not in request.headers.get("content-type", "").lower():
+        return error_response(400, "the body must be a JSON object, sent with content-type: application/json")
     message = str(first.get("msg", error)).removeprefix("Value error, ")
     return error_response(400, f"{param}: {message}" if param else message, param or None)
 

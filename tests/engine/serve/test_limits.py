@@ -103,6 +103,12 @@ def test_json_that_would_take_too_much_is_refused(scripted: Server, data: bytes,
     assert (answer.status_code, message in answer.json()["error"]["message"]) == (400, True)
 
 
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+def test_a_body_that_is_not_said_to_be_json_is_told_so(scripted: Server, kind: str | None) -> None:
+    answer = httpx.post(scripted.url + CHAT, content=b"{}", headers={"content-type": kind} if kind else {})
+    assert (answer.status_code, "content-type: application/json" in answer.text) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
