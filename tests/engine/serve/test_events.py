@@ -33,7 +33,7 @@ FORMS: dict[str, tuple[Callable[[], AnswerForm], Callable[[Any], Any]]] = {
         lambda: CompletionFormat('id "1"', SERVICE.name, SERVICE.tokenizer, **OPTIONS),
         lambda event: event["choices"][0] | {"choices": len(event["choices"])},
     ),
-    "messages": (lambda: MessageFormat("id", dialogue(), is_kept=False), lambda event: event),
+    "messages": (lambda: MessageFormat("id", dialogue(), is_kept=False, fills_context=False), lambda event: event),
 }
 EXPECTED: dict[str, Callable[[int, str], Any]] = {
     "chat": lambda index, text: (
