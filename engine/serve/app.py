@@ -124,7 +124,7 @@ class DrainingServer(uvicorn.Server):
                 app,
                 http=Connection,
                 ws="none",
-                log_level="warning",
+                log_level="error",
                 access_log=False,
                 server_header=False,
                 lifespan="on",
