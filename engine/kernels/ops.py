@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from engine.kernels.reference_delta import DeltaWeights
 from engine.kernels.reference_moe import Experts, Linear, Linears
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,17 @@ class Kernels(Protocol):
 
     def delta_rule_step(
         self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, slots: Tensor
+    ) -> Tensor: ...
+
+    def delta_net_step(
+        self,
+        qkvz: Tensor,
+        ba: Tensor,
+        weights: DeltaWeights,
+        window: Tensor,
+        state: Tensor,
+        slots: Tensor,
+        dtype: torch.dtype,
     ) -> Tensor: ...
 
     def gated_rms_norm(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor: ...

@@ -2,6 +2,7 @@
 
 from engine.kernels.cpu.attention import paged_attention, plan_attention
 from engine.kernels.cpu.delta_net import causal_conv, delta_rule_step
+from engine.kernels.cpu.delta_step import delta_net_step
 from engine.kernels.cpu.elementwise import add_rms_norm, rms_norm, rotate, rotate_and_store, silu_mul
 from engine.kernels.cpu.experts import gated_mlp, moe, route
 from engine.kernels.reference import (
@@ -18,6 +19,7 @@ __all__ = [
     "causal_conv",
     "causal_conv_step",
     "delta_gates",
+    "delta_net_step",
     "delta_rule_chunked",
     "delta_rule_step",
     "gated_mlp",

@@ -356,6 +356,22 @@ def power_of_two(_: Any, exponent: Any) -> Any:
     return types.float32(types.int64), lower
 
 
+@intrinsic
+def float_bits(_: Any, value: Any) -> Any:
+    """The bits of a float32 as uint32."""
+    return types.uint32(types.float32), lambda context, builder, signature, arguments: builder.bitcast(
+        arguments[0], _INT
+    )
+
+
+@intrinsic
+def as_float(_: Any, bits: Any) -> Any:
+    """The float32 of uint32 bits."""
+    return types.float32(types.uint32), lambda context, builder, signature, arguments: builder.bitcast(
+        arguments[0], _FLOAT
+    )
+
+
 @jit
 def decay(x: Any) -> Any:
     """e^x for float32 x <= 0 to 2 units in the last place; 0 below -87.
