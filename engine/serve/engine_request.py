@@ -7,6 +7,9 @@ from engine.errors import RequestError
 from engine.serve.fields import GenerationFields
 from engine.serve.service import Service
 
+MAX_CHOICE_TOKENS = 1 << 22
+"""Tokens of the prompt times choices: each choice keeps a copy."""
+
 
 def sampling_params(service: Service, fields: GenerationFields, prompt_tokens: int) -> SamplingParams:
     """What `fields` ask of the sampler; RequestError for what is not supported or does not fit behind the prompt."""
@@ -23,6 +26,11 @@ def engine_request(
     session_header: str | None,
 ) -> Request:
     """A request with an id that begins with `prefix`, its slow preparation done. The body's session comes first."""
+    if params.n * len(prompt) > MAX_CHOICE_TOKENS:
+        message = (
+            f"n: {params.n} choices of {len(prompt)} tokens are too many; their product may be {MAX_CHOICE_TOKENS}"
+        )
+        raise RequestError(message, param="n")
     service.engine.prepare(params)
     return Request(prefix + uuid.uuid4().hex, tuple(prompt), params, fields.session_id or session_header)
 

@@ -219,3 +219,10 @@ def test_without_named_origins_there_is_no_cors(scripted: Server) -> None:
     page = {"origin": "https://a.example", "access-control-request-method": "POST"}
     for answer in (httpx.options(scripted.url + CHAT, headers=page), httpx.get(f"{scripted.url}/health", headers=page)):
         assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+def test_choices_of_a_long_prompt_are_bounded() -> None:
+    with running_server(lambda: scripted_service(max_context=50_000)) as server:
+        server.wait_until(lambda: server.session.state == "ready")
+        answer = server.post("/v1/completions", {"prompt": [5] * 40_000, "n": 128, "max_tokens": 1})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
