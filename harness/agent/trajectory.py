@@ -16,7 +16,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ActionRecord:
-    """One action: `kind` is bash, edit, submit or misuse; `subject` the command or path. Dropped are characters."""
+    """One action: `kind` is bash, edit, editor, submit or misuse; `subject` the command or path.
+
+    Of an external agent it is a tool call: the tool's name and its arguments. `dropped` are characters.
+    """
 
     kind: str
     subject: str

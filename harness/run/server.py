@@ -32,10 +32,11 @@ class LevelServer:
     async def start(self) -> dict[str, Any]:
         """Start the server and return its identity. Raises as `open_endpoint`, and when the profile does not fit."""
         identity = (await self._open())[0].identity
-        if self._config.agent.profile == "tools" and identity.get("supports_tools") is False:
+        profile = self._config.agent.profile
+        if profile in ("tools", "mini", "editor") and identity.get("supports_tools") is False:
             raise UserError(
-                f"agent.profile: tools needs a model whose chat template has tools, and level {self._level.name} has "
-                "none; set agent.profile to text"
+                f"agent.profile: {profile} needs a model whose chat template has tools, and level {self._level.name} "
+                "has none; set agent.profile to text"
             )
         return identity
 
