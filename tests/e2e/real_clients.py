@@ -1,9 +1,9 @@
-"""Aider, Qwen Code and litellm against the server, as users run them: `python tests/e2e/real_clients.py [CACHE]`.
+"""Aider, Qwen Code, Claude Code and litellm against the server: `python tests/e2e/real_clients.py [CACHE]`.
 
 Installs the pinned clients into CACHE (default: under the system's temporary directory) where they are missing, through
 pip and npm, has each do its work against the real HTTP stack, checks what came of it, and prints a line each.
-Exit status 1 when one failed. Aider and Qwen Code talk to an engine that writes given answers (`forced_server`),
-litellm to a real one with random weights (`tiny_server`).
+Exit status 1 when one failed. litellm talks to a real engine with random weights (`tiny_server`), the others to one
+that writes given answers (`forced_server`).
 """
 
 import argparse
@@ -32,6 +32,7 @@ from engine.text.chat import ChatTemplate
 
 DEFAULT_CACHE = Path(tempfile.gettempdir()) / "sweq-clients"
 AIDER, QWEN, NODE = "aider-chat==0.86.2", "@qwen-code/qwen-code@0.15.10", "node@22.23.3"
+CLAUDE = "@anthropic-ai/claude-code@2.1.330"
 LITELLM = ("litellm==1.106.2", "mcp==2.3.0")
 """litellm 1.106 imports mcp as soon as a request has tools, without requiring it."""
 
@@ -65,7 +66,7 @@ class Client:
             return
         folder = self.folder(cache)
         folder.mkdir(parents=True, exist_ok=True)
-        if self.name == "qwen":
+        if self.packages[-1].startswith("node@"):
             command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), *self.packages]
         else:
             venv.create(folder, with_pip=True)
@@ -93,23 +94,46 @@ def work_with_aider(folder: Path, place: Path) -> str:
 
 
 def work_with_qwen(folder: Path, place: Path) -> str:
-    """One `write_file` call, its result, and the closing answer."""
+    """One `write_file` call over chat completions."""
+    binaries = folder / "node_modules" / ".bin"
+    command = [str(binaries / "node"), str((binaries / "qwen").resolve()), "--auth-type", "openai", "--yolo"]
+    search = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+
+    def ask(url: str) -> str:
+        variables = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_MODEL": "script", "PATH": search}
+        return _run([*command, "-p", "Write hello.py"], place, **variables)
+
+    return _write_by_call("write_file", place, ask)
+
+
+def work_with_claude(folder: Path, place: Path) -> str:
+    """One `Write` call over Anthropic's API."""
+    binaries = folder / "node_modules" / ".bin"
+    command = [str(binaries / "claude"), "--allowedTools", "Write", "-p", "Write hello.py"]
+    search = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1"}
+
+    def ask(url: str) -> str:
+        variables = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "x", "ANTHROPIC_MODEL": "script"}
+        return _run(command, place, PATH=search, **variables, **quiet)
+
+    return _write_by_call("Write", place, ask)
+
+
+def _write_by_call(tool: str, place: Path, ask: Callable[[str], str]) -> str:
+    """One call of `tool`, its result, and the closing answer. `ask` runs the client with a server's URL."""
     path = place / "hello.py"
 
     def answer(prompt: str) -> str:
-        if "<name>write_file" not in prompt or "<tool_response>" in prompt:
+        if f"<name>{tool}</name>" not in prompt or "<tool_response>" in prompt:
             return "Done."
         values = {"file_path": path, "content": CODE}
         parameters = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())
         # Neither the blank lines nor the missing line end are what a template would write.
-        return f"I write it.\n\n\n<tool_call>\n<function=write_file>\n{parameters}</function></tool_call>"
+        return f"I write it.\n\n\n<tool_call>\n<function={tool}>\n{parameters}</function></tool_call>"
 
     with forced_server(answer) as server:
-        binaries = folder / "node_modules" / ".bin"
-        command = [str(binaries / "node"), str((binaries / "qwen").resolve()), "--auth-type", "openai"]
-        search = f"{binaries}{os.pathsep}{os.environ['PATH']}"
-        variables = {"OPENAI_BASE_URL": f"{server.url}/v1", "OPENAI_MODEL": "script", "PATH": search}
-        output = _run([*command, "--yolo", "-p", "Write hello.py"], place, **variables)
+        output = ask(server.url)
         engine = server.session.service and server.session.service.engine
         assert isinstance(engine, ForcedEngine)
         first, second = (engine.whole_turn(at) for at in range(2))
@@ -196,6 +220,7 @@ def _check(path: Path, text: str) -> None:
 CLIENTS = (
     Client("aider", (AIDER,), work_with_aider),
     Client("qwen", (QWEN, NODE), work_with_qwen),
+    Client("claude", (CLAUDE, NODE), work_with_claude),
     Client("litellm", LITELLM, work_with_litellm),
 )
 
