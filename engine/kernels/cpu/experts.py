@@ -14,8 +14,8 @@ from torch import Tensor
 
 from engine.kernels import reference_moe
 from engine.kernels.cpu.elementwise import silu, silu_mul
-from engine.kernels.cpu.packed import ROWS, UNIT, dot, expert_row_at, rows_product
-from engine.kernels.cpu.simd import decay, floats_at, jit, parallel_jit, set_float, threads
+from engine.kernels.cpu.packed import ROWS, UNIT, expert_product, rows_product
+from engine.kernels.cpu.simd import decay, floats_at, jit, parallel_jit, threads
 from engine.kernels.reference_moe import Experts, Linear, Linears
 
 FEW_TOKENS = 8
@@ -56,7 +56,7 @@ def moe(x: Tensor, gate_up: Experts, down: Experts, weights: Tensor, experts: Te
     kinds = upper[0][0], upper[-1][0], lower[0][0]
     tables = upper[0][1].table, upper[-1][1].table, lower[0][1].table
     hidden, inner = down.shape[1:]
-    x, between, y = x.contiguous(), torch.empty(tokens * choices, inner), torch.empty(tokens, hidden)
+    x, between, y = x.contiguous(), torch.empty(2, tokens * choices, inner), torch.empty(tokens, hidden)
     parts = threads(3 * tokens * choices * hidden * inner)
     serial, parallel = _experts(*kinds)
     addresses = x.data_ptr(), between.data_ptr(), y.data_ptr()
@@ -126,15 +126,20 @@ def _experts(gate_kind: int, up_kind: int, down_kind: int) -> tuple[Any, Any]:
     def upper(
         part: int, parts: int, gate: Any, up: Any, experts: Any, hidden: int, inner: int, x: int, out: int
     ) -> None:
-        """Every (token, choice) pair's activations, row by row; up's rows follow gate's where these are one matrix."""
+        """Every (token, choice) pair's activations; up's rows follow gate's where these are one matrix."""
         choices, units, below = experts.shape[1], hidden // UNIT, up[0, ROWS] - inner
-        rows = experts.size * inner
-        for row in range(part * rows // parts, (part + 1) * rows // parts):
-            pair, index = row // inner, row % inner
-            token, expert = pair // choices, experts.flat[pair]
-            at = x + 4 * token * hidden
-            product = silu(dot(gate_kind, expert_row_at(gate, expert, index), at, units))
-            set_float(out + 4 * row, product * dot(up_kind, expert_row_at(up, expert, below + index), at, units))
+        rows, ups = experts.size * inner, out + 4 * experts.size * inner
+        first, last = part * rows // parts, (part + 1) * rows // parts
+        for pair in range(first // inner, (last + inner - 1) // inner):
+            token, start = pair // choices, pair * inner
+            expert, at = experts[token, pair - token * choices], x + 4 * token * hidden
+            low, high = max(first - start, 0), min(last - start, inner)
+            to_gate, to_up = out + 4 * (start + low), ups + 4 * (start + low)
+            expert_product(gate_kind, gate, expert, low, high, at, units, to_gate)
+            expert_product(up_kind, up, expert, below + low, below + high, at, units, to_up)
+            gates, linear = floats_at(to_gate, high - low), floats_at(to_up, high - low)
+            for i in range(high - low):
+                gates[i] = silu(gates[i]) * linear[i]
 
     @jit
     def lower(
@@ -142,14 +147,16 @@ def _experts(gate_kind: int, up_kind: int, down_kind: int) -> tuple[Any, Any]:
     ) -> None:
         tokens, choices = experts.shape
         first, last = part * hidden // parts, (part + 1) * hidden // parts
+        terms = np.empty(last - first, np.float32)
         for token in range(tokens):
             out = floats_at(y + 4 * (token * hidden + first), last - first)
             out[:] = 0
             for choice in range(choices):
                 at, share = between + 4 * (token * choices + choice) * inner, weights[token, choice]
+                expert = experts[token, choice]
+                expert_product(down_kind, down, expert, first, last, at, inner // UNIT, np.int64(terms.ctypes.data))
                 for row in range(last - first):
-                    place = expert_row_at(down, experts[token, choice], first + row)
-                    out[row] += share * dot(down_kind, place, at, inner // UNIT)
+                    out[row] += share * terms[row]
 
     @jit
     def serial(

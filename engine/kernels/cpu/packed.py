@@ -156,10 +156,17 @@ def row_at(table: Any, which: int, index: int) -> Any:
 
 
 @register_jitable
-def expert_row_at(table: Any, expert: int, index: int) -> Any:
-    """`row_at` of one expert's matrix in a stack."""
-    codes, scale, group_bytes, group_shift = row_at(table, 0, index)
-    return codes + expert * table[0, CODES_STEP], scale + expert * table[0, SCALES_STEP], group_bytes, group_shift
+def expert_product(kind: int, table: Any, expert: int, first: int, last: int, x: int, units: int, out: Any) -> None:
+    """Rows first:last of one expert's matrix in a stack times the vector at `x`, to float32 at `out`.
+
+    What the table says is read once: the compiler cannot know that `out` lies elsewhere.
+    """
+    codes, row_bytes = table[0, CODES] + expert * table[0, CODES_STEP], table[0, ROW_BYTES]
+    scales, scale_bytes = table[0, SCALES] + expert * table[0, SCALES_STEP], table[0, SCALE_BYTES]
+    shift, group_bytes, group_shift = table[0, SCALE_SHIFT], table[0, GROUP_BYTES], table[0, GROUP_SHIFT]
+    for index in range(first, last):
+        row = codes + index * row_bytes, scales + (index >> shift) * scale_bytes, group_bytes, group_shift
+        set_float(out + 4 * (index - first), dot(kind, row, x, units))
 
 
 @register_jitable

@@ -6,6 +6,8 @@ to one AVX-512 register, two AVX2 or four NEON ones, so that kernels written wit
 
 from collections.abc import Callable
 from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -92,10 +94,26 @@ def _use(count: int, thread: int) -> int:
 
 def _compiled(function: Function, **options: bool) -> Function:
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": _REASSOCIATION} | options
+    folder = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = folder or _cache_folder()  # type: ignore[attr-defined]
     try:
         return numba.njit(cache=True, **settings)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither this folder nor the user's cache can be written
+    except RuntimeError:  # the folder cannot be written
         return numba.njit(**settings)(function)  # type: ignore[no-any-return]
+    finally:
+        numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
+
+
+@lru_cache
+def _cache_folder() -> str:
+    """Where machine code is kept: apart for each state of the kernels' sources.
+
+    numba compiles a function anew when the file of that very function changed, but not when one that it calls did.
+    """
+    here, digest = Path(__file__).parent, sha256()
+    for source in sorted(here.glob("*.py")):
+        digest.update(source.read_bytes())
+    return str(here / "__pycache__" / f"kernels-{digest.hexdigest()[:16]}")
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
