@@ -1,0 +1,50 @@
+"""The family for NVIDIA GPUs: Triton kernels laid over the portable CUDA family, operation by operation."""
+
+from engine.kernels.cuda import (
+    causal_conv_step,
+    delta_gates,
+    delta_rule_step,
+    moe,
+    rotate,
+    rotate_and_store,
+    route,
+    silu_mul,
+    store_kv,
+)
+from engine.kernels.triton.attention import (
+    gated_attention,
+    norm_rotate_and_store,
+    paged_attention,
+    plan_attention,
+    plan_singles,
+)
+from engine.kernels.triton.delta_runs import delta_net_runs, plan_runs
+from engine.kernels.triton.delta_step import delta_net_step
+from engine.kernels.triton.norms import add_rms_norm, gated_rms_norm, rms_norm
+
+CAPTURED_TOKENS = 8
+"""Most tokens of a decode step that runs without the host waiting for the device, as a CUDA graph must."""
+
+__all__ = [
+    "CAPTURED_TOKENS",
+    "add_rms_norm",
+    "causal_conv_step",
+    "delta_gates",
+    "delta_net_runs",
+    "delta_net_step",
+    "delta_rule_step",
+    "gated_attention",
+    "gated_rms_norm",
+    "moe",
+    "norm_rotate_and_store",
+    "paged_attention",
+    "plan_attention",
+    "plan_runs",
+    "plan_singles",
+    "rms_norm",
+    "rotate",
+    "rotate_and_store",
+    "route",
+    "silu_mul",
+    "store_kv",
+]
