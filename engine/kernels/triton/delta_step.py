@@ -17,10 +17,9 @@ from torch import Tensor
 
 from engine.kernels.ops import DeltaWeights
 
-SLICE = 32
-"""Columns of a state that one program has, so that one sequence of 32 heads of 128 keeps 128 multiprocessors busy."""
-
-WARPS = 4
+SLICE, WARPS = 64, 2
+"""Columns of a state that one program has, and its warps: the fastest on an H200 at 32 and 128 sequences, and within 6%
+of it at 1 and 8 (benchmarks/NOTES.md). The same for every batch, for the order of sums follows from them."""
 
 LEAST_COUNTERS = 1 << 15
 
