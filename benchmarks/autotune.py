@@ -127,7 +127,7 @@ def stack_of(format: str, small: bool) -> ExpertStack:
     return stack
 
 
-def mixture_case(format: str, stack: ExpertStack, tokens: int, many: bool) -> Case:
+def mixture_case(format: str, stack: ExpertStack, tokens: int, way: str = "") -> Case:
     x = torch.randn(tokens, HIDDEN, device="cuda", dtype=torch.bfloat16)
     logit = torch.randn(tokens, 1, device="cuda", dtype=torch.bfloat16)
     routings = []
@@ -137,14 +137,15 @@ def mixture_case(format: str, stack: ExpertStack, tokens: int, many: bool) -> Ca
     read = sum(chosen.unique().numel() for _, chosen in routings) / len(routings) + 1
     parts = (stack.gate_up, stack.down)
     each = sum(part.weight[0].nbytes + (0 if format == "bf16" else part.scale[0].nbytes) for part in parts)
-    if many:
+    run = {"many": grouped.moe, "by expert": experts.by_expert, "": experts.moe}[way]
+    kernels = ("gate_up", "down")
+    if way == "many":
         kernels = ("fp8_gate_up", "fp8_down") if format == "fp8" else ("many_gate_up", "many_down")
-    else:
-        kernels = ("row_gate_up", "row_down") if tokens <= experts.DIRECT_TOKENS else ("gate_up", "down")
-    run = grouped.moe if many else experts.moe
+    elif not way and tokens <= experts.DIRECT_TOKENS:
+        kernels = ("row_gate_up", "row_down")
     calls = [lambda pair=pair: run(x, stack, *pair, logit) for pair in routings]
     operations = 6.0 * tokens * (TOP + 1) * HIDDEN * INNER
-    name = f"experts {format}{' many' if many else ''}"
+    name = f"experts {format} {way}".strip()
     return Case(name, f"{format} {EXPERTS}x{INNER}x{HIDDEN}", tokens, kernels, calls, read * each, operations)
 
 
@@ -161,10 +162,12 @@ def cases(small: bool, only: set[str]) -> Iterator[Case]:
         if not wanted(few) and not wanted(many):
             continue
         stack = stack_of(format, small)
-        for tokens in (1, 2, 4, 8, 32, 128, 256) if wanted(few) else ():
-            yield mixture_case(format, stack, tokens, many=False)
-        for tokens in (8192,) if wanted(many) else ():
-            yield mixture_case(format, stack, 64 if small else tokens, many=True)
+        for tokens in (1, 2, 4, 8, 16, 32, 128, 256) if wanted(few) else ():
+            yield mixture_case(format, stack, tokens)
+        for tokens in (8, 16) if wanted(few) else ():
+            yield mixture_case(format, stack, tokens, "by expert")
+        for tokens in (2048, 8192) if wanted(many) else ():
+            yield mixture_case(format, stack, 64 if small else tokens, "many")
         del stack
         torch.cuda.empty_cache()
 

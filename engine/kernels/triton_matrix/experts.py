@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.triton_matrix.operands import Operands, row_step
+from engine.kernels.triton_matrix.operands import Operands, early, row_step
 from engine.kernels.triton_matrix.routing import sort_choices
 from engine.kernels.triton_matrix.tables import choose
-from engine.kernels.triton_matrix.tiles import product, row_product
+from engine.kernels.triton_matrix.tiles import await_inputs, prefetch, product, row_product
 
-DIRECT_TOKENS = 4
+DIRECT_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def _direct(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, sha
     tuned = choose("row_gate_up", stack.name, tokens)
     _row_gate_up_kernel[(triton.cdiv(stack.inner, tuned["BN"]), inner.shape[0])](
         x, up.weight, up.scale, up.expert_weight, up.expert_scale, shared_up.weight, shared_up.scale, experts, inner,
-        tokens, choices, stack.inner, stack.hidden, up.format, up.step, row_step(stack.hidden), **tuned,
+        tokens, choices, stack.inner, stack.hidden, up.format, up.step, row_step(stack.hidden), **tuned, **early(x),
     )  # fmt: skip
     output = torch.empty((tokens, stack.hidden), dtype=torch.float32, device=x.device)
     tuned = choose("row_down", stack.name, tokens)
     _row_down_kernel[(triton.cdiv(stack.hidden, tuned["BN"]), tokens)](
         inner, down.weight, down.scale, down.expert_weight, down.expert_scale, shared_down.weight, shared_down.scale,
         experts, weights, shared_weight if shares else weights, shared_weight.stride(0) if shares else 0, output,
-        tokens, choices, stack.hidden, stack.inner, down.format, down.step, row_step(stack.inner), shares, **tuned,
+        tokens, choices, stack.hidden, stack.inner, down.format, down.step, row_step(stack.inner), shares, **tuned, **early(x),
     )  # fmt: skip
     return output
 
@@ -87,8 +87,9 @@ def _direct(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, sha
 def _row_gate_up_kernel(
     x, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, inner,
     T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
-    BK: tl.constexpr, BN: tl.constexpr,
+    BK: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    await_inputs(EARLY)
     row = tl.program_id(1)
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
     if row < T * TOP:
@@ -100,8 +101,8 @@ def _row_gate_up_kernel(
         w, s = shared_w, shared_s
         x += (row - T * TOP) * K
     at = tl.minimum(cols, N - 1)
-    gate = row_product(x, w, s, at, 2 * N, K, FORMAT, GROUP, BN, BK)
-    up = row_product(x, w, s, N + at, 2 * N, K, FORMAT, GROUP, BN, BK)
+    gate = row_product(x, w, s, at, 2 * N, K, FORMAT, GROUP, BN, BK, False)
+    up = row_product(x, w, s, N + at, 2 * N, K, FORMAT, GROUP, BN, BK, False)
     tl.store(inner + row.to(tl.int64) * N + cols, gate * tl.sigmoid(gate) * up, mask=cols < N)
 
 
@@ -110,19 +111,28 @@ def _row_down_kernel(
     inner, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, weights, shared_weight, shared_stride, output,
     T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
     BK: tl.constexpr, SHARED: tl.constexpr, BN: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    ROW_BYTES: tl.constexpr = K // 2 if FORMAT == "int4" else K * w.dtype.element_ty.primitive_bitwidth // 8
     token = tl.program_id(1).to(tl.int64)
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
     at = tl.minimum(cols, N - 1)
+    if EARLY:  # the kernel before makes `inner` alone: the experts are known already
+        for choice in tl.static_range(TOP):
+            expert = tl.load(experts + token * TOP + choice).to(tl.int64)
+            prefetch(w + expert * expert_weight, at, K, FORMAT, ROW_BYTES)
+        if SHARED:
+            prefetch(shared_w, at, K, FORMAT, ROW_BYTES)
+    await_inputs(EARLY)
     acc = tl.zeros((BN,), tl.float32)
     for choice in tl.static_range(TOP):
         row = token * TOP + choice
         expert = tl.load(experts + row).to(tl.int64)
         own_w, own_s = w + expert * expert_weight, s + expert * expert_scale
-        term = row_product(inner + row * K, own_w, own_s, at, N, K, FORMAT, GROUP, BN, BK)
+        term = row_product(inner + row * K, own_w, own_s, at, N, K, FORMAT, GROUP, BN, BK, False)
         acc += term * tl.load(weights + row)
     if SHARED:
-        term = row_product(inner + (T * TOP + token) * K, shared_w, shared_s, at, N, K, FORMAT, GROUP, BN, BK)
+        term = row_product(inner + (T * TOP + token) * K, shared_w, shared_s, at, N, K, FORMAT, GROUP, BN, BK, False)
         acc += term * tl.sigmoid(tl.load(shared_weight + token * shared_stride).to(tl.float32))
     tl.store(output + token * N + cols, acc, mask=cols < N)
 
@@ -140,14 +150,14 @@ def by_expert(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, s
     _gate_up_kernel[(triton.cdiv(stack.inner, tuned["BN"] // 2), tiles)](
         x, up.weight, up.scale, up.expert_weight, up.expert_scale, shared_up.weight, shared_up.scale,
         experts, order, starts, inner,
-        tokens, choices, stack.inner, stack.hidden, up.format, up.step, BM, **tuned,
+        tokens, choices, stack.inner, stack.hidden, up.format, up.step, BM, **tuned, **early(x),
     )  # fmt: skip
     terms = torch.empty((rows, stack.hidden), dtype=torch.float32, device=x.device)
     tuned = choose("down", stack.name, tokens)
     _down_kernel[(triton.cdiv(stack.hidden, tuned["BN"]), tiles)](
         inner, down.weight, down.scale, down.expert_weight, down.expert_scale, shared_down.weight, shared_down.scale,
         experts, order, starts, terms,
-        tokens, choices, stack.hidden, stack.inner, down.format, down.step, BM, **tuned,
+        tokens, choices, stack.hidden, stack.inner, down.format, down.step, BM, **tuned, **early(x),
     )  # fmt: skip
     return add_terms(terms, weights, shared_weight)
 
@@ -179,8 +189,9 @@ def _own_rows(tile, experts, order, starts, T, TOP: tl.constexpr, BM: tl.constex
 def _gate_up_kernel(
     x, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, order, starts, inner,
     T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, BK: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    await_inputs(EARLY)
     expert, choices, exist = _own_rows(tl.program_id(1), experts, order, starts, T, TOP, BM)
     if tl.sum(exist.to(tl.int32), 0) == 0:
         return
@@ -205,8 +216,9 @@ def _gate_up_kernel(
 def _down_kernel(
     inner, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, order, starts, terms,
     T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, BK: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    await_inputs(EARLY)
     expert, choices, exist = _own_rows(tl.program_id(1), experts, order, starts, T, TOP, BM)
     if tl.sum(exist.to(tl.int32), 0) == 0:
         return
@@ -229,7 +241,7 @@ def add_terms(terms: Tensor, weights: Tensor, shared_weight: Tensor | None) -> T
     _add_kernel[(tokens, triton.cdiv(hidden, block))](
         terms, weights, weights if shared_weight is None else shared_weight,
         0 if shared_weight is None else shared_weight.stride(0), output,
-        tokens, choices, hidden, shared_weight is not None, block, num_warps=4,
+        tokens, choices, hidden, shared_weight is not None, block, num_warps=4, **early(terms),
     )  # fmt: skip
     return output
 
@@ -237,8 +249,9 @@ def add_terms(terms: Tensor, weights: Tensor, shared_weight: Tensor | None) -> T
 @triton.jit(do_not_specialize=["T"])
 def _add_kernel(
     terms, weights, shared_weight, shared_stride, output, T, TOP: tl.constexpr, N: tl.constexpr,
-    SHARED: tl.constexpr, BLOCK: tl.constexpr,
+    SHARED: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    await_inputs(EARLY)
     token = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     valid = cols < N

@@ -36,7 +36,7 @@ def _fp8(x: Tensor, stack: ExpertStack, order: Tensor, starts: Tensor, terms: Te
     tokens, rows = x.shape[0], terms.shape[0]
     up, down = stack.gate_up, stack.down
     shared_up, shared_down = stack.shared_gate_up_or_any, stack.shared_down_or_any
-    codes, scale = quantize(x)
+    codes, scale = quantize(x, by_token=True)
     inner = torch.empty((rows, stack.inner), dtype=codes.dtype, device=x.device)
     inner_scale = torch.empty((rows, stack.inner // 128), dtype=torch.float32, device=x.device)
     tuned = choose("fp8_gate_up", stack.name, tokens)
@@ -125,7 +125,7 @@ def _fp8_gate_up_kernel(
     gate, up = tl.zeros((BM, 128), tl.float32), tl.zeros((BM, 128), tl.float32)
     for k in tl.range(0, K // BLOCK):
         activations = tl.load(x_at + k * 128)
-        scale = tl.load(x_scale + k * T + tokens)
+        scale = tl.load(x_scale + tokens * (K // BLOCK) + k)
         gate_weights, up_weights = tl.load(gate_at + k * 128), tl.load(gate_at + N * K + k * 128)
         gate += tl.dot(activations, gate_weights) * (scale * tl.load(gate_scale + k))[:, None]
         up += tl.dot(activations, up_weights) * (scale * tl.load(up_scale + k))[:, None]

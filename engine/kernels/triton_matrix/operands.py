@@ -1,8 +1,10 @@
 """What the kernels see of a packed matrix: two tensors, and which columns share a scale."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 FORMATS = ("bf16", "fp8", "int8", "int4")
@@ -59,3 +61,13 @@ def operands(stored: object) -> Operands | None:
 def row_step(columns: int) -> int:
     """Columns that a row kernel takes at once: the largest power of two up to 2048 that divides `columns`."""
     return min(2048, columns & -columns)
+
+
+def early(x: Tensor) -> dict[str, bool]:
+    """Launch options that let a kernel start before the one before it has ended (programmatic dependent launch)."""
+    return {"EARLY": True, "launch_pdl": True} if x.is_cuda and _starts_early(x.device) else {"EARLY": False}
+
+
+@cache
+def _starts_early(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (9, 0)

@@ -5,6 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_matrix.operands import early
+from engine.kernels.triton_matrix.tiles import await_inputs
+
 SORT_STEP = 2048
 
 
@@ -16,7 +19,7 @@ def route(logits: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor
     block = triton.next_power_of_2(count)
     _route_kernel[(tokens,)](
         logits, logits.stride(0), weights, experts, count, top_k, triton.next_power_of_2(top_k), renormalise, block,
-        num_warps=1,
+        num_warps=1, **early(logits),
     )  # fmt: skip
     return weights, experts
 
@@ -32,7 +35,9 @@ def _route_kernel(
     SLOTS: tl.constexpr,
     RENORMALISE: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    await_inputs(EARLY)
     token = tl.program_id(0).to(tl.int64)
     at, slots = tl.arange(0, BLOCK), tl.arange(0, SLOTS)
     left = tl.load(logits + token * stride + at, mask=at < E, other=float("-inf")).to(tl.float32)
@@ -59,12 +64,13 @@ def sort_choices(experts: Tensor, count: int) -> tuple[Tensor, Tensor]:
     order = torch.empty(choices, dtype=torch.int32, device=experts.device)
     starts = torch.empty(count + 1, dtype=torch.int32, device=experts.device)
     step = min(SORT_STEP, max(128, triton.next_power_of_2(choices)))
-    _sort_kernel[(count,)](experts, order, starts, choices, count, step, num_warps=4)
+    _sort_kernel[(count,)](experts, order, starts, choices, count, step, num_warps=4, **early(experts))
     return order, starts
 
 
 @triton.jit(do_not_specialize=["P"])
-def _sort_kernel(experts, order, starts, P, E, STEP: tl.constexpr):
+def _sort_kernel(experts, order, starts, P, E, STEP: tl.constexpr, EARLY: tl.constexpr):
+    await_inputs(EARLY)
     own = tl.program_id(0)
     lower = tl.zeros((STEP,), tl.int32)
     for p in tl.range(0, P, STEP):
