@@ -179,3 +179,22 @@ def family(device_type: str) -> Kernels:
         name = "cuda"
     logger.info("kernels for %s: %s", device_type, name)
     return cast(Kernels, import_module(f"engine.kernels.{name}"))
+
+
+class SharedMoE(Protocol):
+    """A family in which the shared expert takes part as one expert more."""
+
+    def expert_stack(self, gate_up: object, down: object, shared_gate_up: object, shared_down: object) -> Any:
+        """The experts as the kernels take them; None where they know no such format or the shared one's differs."""
+        ...
+
+    def moe_of_stack(
+        self, x: Tensor, stack: Any, weights: Tensor, experts: Tensor, shared_logit: Tensor | None
+    ) -> Tensor:
+        """`Kernels.moe` for x bfloat16, plus the shared expert times the sigmoid of `shared_logit` [T, 1]."""
+        ...
+
+
+def shared_moe(kernels: Kernels) -> SharedMoE | None:
+    """The family itself if it is a `SharedMoE`."""
+    return cast(SharedMoE, kernels) if hasattr(kernels, "moe_of_stack") else None

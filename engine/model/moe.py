@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.kernels.ops import Kernels
+from engine.kernels.ops import Kernels, shared_moe
 from engine.model.mlp import DenseMLP
 from engine.model.scope import Scope
 
@@ -15,12 +15,20 @@ class SparseMoE:
     def __init__(self, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
         self.kernels = kernels
         self.top_k, self.renormalise = config.num_experts_per_token, config.norm_topk_prob
-        self.router, self.shared_gate = scope.linear("gate"), scope.linear("shared_expert_gate")
+        self.router = scope.joint("gate", "shared_expert_gate")
         self.gate_up, self.down = scope.experts("experts.gate_up_proj"), scope.experts("experts.down_proj")
         self.shared = DenseMLP(scope.below("shared_expert"), kernels)
+        self.fused = shared_moe(kernels)
+        self.stack = None
+        if self.fused is not None and self.shared.gate_up.joined is not None:
+            shared = self.shared.gate_up.joined.packed, self.shared.down.packed
+            self.stack = self.fused.expert_stack(self.gate_up, self.down, *shared)
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, hidden] -> float32 [T, hidden]."""
-        weights, experts = self.kernels.route(self.router(x), self.top_k, self.renormalise)
+        logits, shared_logit = self.router(x)
+        weights, experts = self.kernels.route(logits, self.top_k, self.renormalise)
+        if self.fused is not None and self.stack is not None and x.dtype == torch.bfloat16:
+            return self.fused.moe_of_stack(x, self.stack, weights, experts, shared_logit)
         routed = self.kernels.moe(x, self.gate_up, self.down, weights, experts)
-        return routed.add_(torch.sigmoid(self.shared_gate(x).float()) * self.shared(x))
+        return routed.add_(torch.sigmoid(shared_logit.float()) * self.shared(x))
