@@ -4,10 +4,8 @@ from engine.kernels.cuda import (
     causal_conv_step,
     delta_gates,
     delta_rule_step,
-    moe,
     rotate,
     rotate_and_store,
-    route,
     silu_mul,
     store_kv,
 )
@@ -21,8 +19,10 @@ from engine.kernels.triton.attention import (
 from engine.kernels.triton.delta_runs import delta_net_runs, plan_runs
 from engine.kernels.triton.delta_step import delta_net_step
 from engine.kernels.triton.norms import add_rms_norm, gated_rms_norm, rms_norm
+from engine.kernels.triton_matrix.mixture import expert_stack, moe, moe_of_stack
+from engine.kernels.triton_matrix.routing import route
 
-CAPTURED_TOKENS = 8
+CAPTURED_TOKENS = 256
 """Most tokens of a decode step that runs without the host waiting for the device, as a CUDA graph must."""
 
 __all__ = [
@@ -33,9 +33,11 @@ __all__ = [
     "delta_net_runs",
     "delta_net_step",
     "delta_rule_step",
+    "expert_stack",
     "gated_attention",
     "gated_rms_norm",
     "moe",
+    "moe_of_stack",
     "norm_rotate_and_store",
     "paged_attention",
     "plan_attention",
