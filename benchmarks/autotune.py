@@ -46,13 +46,13 @@ def launches(**sizes: list[int]) -> list[tables.Launch]:
 
 
 SPACES: Mapping[str, list[tables.Launch]] = {
-    "row_linear": launches(BN=[2, 4, 8, 16], num_warps=[2, 4, 8], num_stages=[1]),
+    "row_linear": launches(BN=[4, 8, 16, 32], num_warps=[2, 4, 8], num_stages=[1]),
     "linear": [
         {"BN": n, "num_warps": w, "num_stages": s}
         for n, w in ((16, 2), (16, 4), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
         for s in (3, 5)
     ],
-    "row_gate_up": launches(BN=[1, 2, 4, 8], num_warps=[2, 4], num_stages=[1]),
+    "row_gate_up": launches(BN=[4, 8, 16], num_warps=[2, 4, 8], num_stages=[1]),
     "row_down": launches(BN=[2, 4, 8, 16], num_warps=[1, 2, 4], num_stages=[1]),
     "gate_up": [
         {"BN": n, "num_warps": w, "num_stages": s}
@@ -96,7 +96,7 @@ def linear_case(format: str, out: int, columns: int, tokens: int, small: bool) -
     size = first.weight.nbytes + (0 if first.scale is first.weight else first.scale.nbytes)
     matrices = [first] + [made() for _ in range(0 if small else min(64, CACHE // size))]
     x = torch.randn(tokens, columns, device="cuda", dtype=torch.bfloat16)
-    kernel = "row_linear" if tokens == 1 else "linear"
+    kernel = "row_linear" if tokens <= linear.ROW_TOKENS else "linear"
     calls = [lambda matrix=matrix: linear.multiply(x, matrix) for matrix in matrices]
     return Case(
         f"linear {format}", f"{format} {out}x{columns}", tokens, (kernel,), calls, size, 2.0 * tokens * out * columns
@@ -155,7 +155,7 @@ def cases(small: bool, only: set[str]) -> Iterator[Case]:
 
     for format, shapes in LINEARS.items():
         if wanted(f"linear {format}"):
-            for (out, columns), tokens in itertools.product(shapes, (1, 8, 32, 64, 128)):
+            for (out, columns), tokens in itertools.product(shapes, (1, 2, 4, 8, 16, 32, 64)):
                 yield linear_case(format, out, columns, tokens, small)
     for format in ("fp8", "int4"):
         few, many = f"experts {format}", f"experts {format} many"
@@ -223,8 +223,8 @@ def compile_all(worker: int, workers: int, only: set[str]) -> None:
     for case in cases(True, only):
         for kernel in case.kernels:
             for launch in SPACES[kernel]:
-                rows = linear.rows_of_tile(case.tokens)
-                key = f"{case.name} {case.matrix.partition('x')[2]} {kernel} {launch} {rows if kernel == 'linear' else ''}"
+                rows = case.tokens if case.tokens <= linear.ROW_TOKENS else linear.rows_of_tile(case.tokens)
+                key = f"{case.name} {case.matrix.partition('x')[2]} {kernel} {launch} {rows if 'linear' in kernel else ''}"
                 if key in seen:
                     continue
                 seen.add(key)

@@ -16,9 +16,9 @@ from torch import Tensor
 from engine.kernels.triton_matrix.operands import Operands, early, row_step
 from engine.kernels.triton_matrix.routing import sort_choices
 from engine.kernels.triton_matrix.tables import choose
-from engine.kernels.triton_matrix.tiles import await_inputs, prefetch, product, row_product
+from engine.kernels.triton_matrix.tiles import await_inputs, load_rows, prefetch, product, row_product, row_terms
 
-DIRECT_TOKENS = 16
+DIRECT_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,13 @@ def _row_gate_up_kernel(
         w, s = shared_w, shared_s
         x += (row - T * TOP) * K
     at = tl.minimum(cols, N - 1)
-    gate = row_product(x, w, s, at, 2 * N, K, FORMAT, GROUP, BN, BK, False)
-    up = row_product(x, w, s, N + at, 2 * N, K, FORMAT, GROUP, BN, BK, False)
+    gate, up = tl.zeros((BN,), tl.float32), tl.zeros((BN,), tl.float32)
+    for k in tl.static_range(0, K, BK):
+        gate_rows, gate_scale, gate_zero = load_rows(w, s, at, 2 * N, K, k, FORMAT, GROUP, BK)
+        up_rows, up_scale, up_zero = load_rows(w, s, N + at, 2 * N, K, k, FORMAT, GROUP, BK)
+        activations = tl.load(x + k + tl.arange(0, BK))
+        gate += row_terms(activations, gate_rows, gate_scale, gate_zero, FORMAT, GROUP, BN, BK)
+        up += row_terms(activations, up_rows, up_scale, up_zero, FORMAT, GROUP, BN, BK)
     tl.store(inner + row.to(tl.int64) * N + cols, gate * tl.sigmoid(gate) * up, mask=cols < N)
 
 
@@ -129,10 +134,10 @@ def _row_down_kernel(
         row = token * TOP + choice
         expert = tl.load(experts + row).to(tl.int64)
         own_w, own_s = w + expert * expert_weight, s + expert * expert_scale
-        term = row_product(inner + row * K, own_w, own_s, at, N, K, FORMAT, GROUP, BN, BK, False)
+        term = row_product(inner + row * K, own_w, own_s, at, N, K, FORMAT, GROUP, BN, BK)
         acc += term * tl.load(weights + row)
     if SHARED:
-        term = row_product(inner + (T * TOP + token) * K, shared_w, shared_s, at, N, K, FORMAT, GROUP, BN, BK, False)
+        term = row_product(inner + (T * TOP + token) * K, shared_w, shared_s, at, N, K, FORMAT, GROUP, BN, BK)
         acc += term * tl.sigmoid(tl.load(shared_weight + token * shared_stride).to(tl.float32))
     tl.store(output + token * N + cols, acc, mask=cols < N)
 

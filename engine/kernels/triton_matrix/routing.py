@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.kernels.triton_matrix.operands import early
 from engine.kernels.triton_matrix.tiles import await_inputs
 
-SORT_STEP = 2048
+SORT_STEP = 4096
 
 
 def route(logits: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
@@ -22,6 +22,12 @@ def route(logits: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor
         num_warps=1, **early(logits),
     )  # fmt: skip
     return weights, experts
+
+
+@triton.jit
+def _ordered(bits):
+    """A float's bits as a whole number of the same order; its own inverse."""
+    return bits ^ ((bits >> 15) & 0x7FFF)
 
 
 @triton.jit
@@ -44,11 +50,22 @@ def _route_kernel(
     most = tl.max(left, 0)
     total = tl.sum(tl.exp(left - most), 0)
     chosen, shares = tl.zeros((SLOTS,), tl.int32), tl.zeros((SLOTS,), tl.float32)
-    for slot in tl.static_range(TOP):
-        value, index = tl.max(left, 0, return_indices=True)
-        chosen = tl.where(slots == slot, index, chosen)
-        shares = tl.where(slots == slot, tl.exp(value - most), shares)
-        left = tl.where(at == index, float("-inf"), left)
+    if logits.dtype.element_ty == tl.bfloat16:
+        # One whole number orders logits and, among equal ones, experts: a maximum of these is one instruction a warp.
+        bits = left.to(tl.bfloat16).to(tl.int16, bitcast=True)
+        keys = (_ordered(bits).to(tl.int32) << 16) | (65535 - at)
+        for slot in tl.static_range(TOP):
+            key = tl.max(keys, 0)
+            value = _ordered((key >> 16).to(tl.int16)).to(tl.bfloat16, bitcast=True).to(tl.float32)
+            chosen = tl.where(slots == slot, 65535 - (key & 65535), chosen)
+            shares = tl.where(slots == slot, tl.exp(value - most), shares)
+            keys = tl.where(keys == key, -(2**31), keys)
+    else:
+        for slot in tl.static_range(TOP):
+            value, index = tl.max(left, 0, return_indices=True)
+            chosen = tl.where(slots == slot, index, chosen)
+            shares = tl.where(slots == slot, tl.exp(value - most), shares)
+            left = tl.where(at == index, float("-inf"), left)
     shares /= tl.sum(shares, 0) if RENORMALISE else total
     tl.store(weights + token * TOP + slots, shares, mask=slots < TOP)
     tl.store(experts + token * TOP + slots, chosen.to(tl.int64), mask=slots < TOP)
@@ -64,7 +81,7 @@ def sort_choices(experts: Tensor, count: int) -> tuple[Tensor, Tensor]:
     order = torch.empty(choices, dtype=torch.int32, device=experts.device)
     starts = torch.empty(count + 1, dtype=torch.int32, device=experts.device)
     step = min(SORT_STEP, max(128, triton.next_power_of_2(choices)))
-    _sort_kernel[(count,)](experts, order, starts, choices, count, step, num_warps=4, **early(experts))
+    _sort_kernel[(count,)](experts, order, starts, choices, count, step, num_warps=8 if step > 1024 else 4, **early(experts))
     return order, starts
 
 

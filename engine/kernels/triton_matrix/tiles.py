@@ -13,6 +13,9 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 SCALE_BLOCK = tl.constexpr(128)
 """Rows and columns of the blocks that share an FP8 scale."""
 
+RUN = tl.constexpr(16)
+"""FP8 codes that a thread loads at once."""
+
 
 @triton.jit
 def await_inputs(EARLY: tl.constexpr):
@@ -40,12 +43,35 @@ def prefetch(w, cols, K: tl.constexpr, FORMAT: tl.constexpr, BYTES: tl.constexpr
     )
 
 
+NIBBLES_TO_BFLOAT16 = tl.constexpr(
+    """{
+    .reg .b32 pair, bias;
+    mov.b32 bias, 0x43084308;
+    prmt.b32 pair, $4, 0, 0x4140;
+    lop3.b32 $0, pair, 0x000f000f, 0x43004300, 0xea;
+    shr.u32 pair, pair, 4;
+    lop3.b32 $2, pair, 0x000f000f, 0x43004300, 0xea;
+    prmt.b32 pair, $4, 0, 0x4342;
+    lop3.b32 $1, pair, 0x000f000f, 0x43004300, 0xea;
+    shr.u32 pair, pair, 4;
+    lop3.b32 $3, pair, 0x000f000f, 0x43004300, 0xea;
+    sub.rn.bf16x2 $0, $0, bias;
+    sub.rn.bf16x2 $1, $1, bias;
+    sub.rn.bf16x2 $2, $2, bias;
+    sub.rn.bf16x2 $3, $3, bias;
+    }"""
+)
+"""The low and the high codes of four bytes, less 8, in bfloat16: 0x4300 | c is the number 128 + c; 0x4308 is 136."""
+
+
 @triton.jit
-def centred(codes, DTYPE: tl.constexpr):
-    """4-bit codes less 8, for bfloat16 without a conversion: 0x4300 | c is the bfloat16 number 128 + c."""
+def nibbles(bytes_, DTYPE: tl.constexpr):
+    """Low and high 4-bit codes less 8, in the activations' dtype."""
     if DTYPE == tl.bfloat16:
-        return (codes.to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True) - 136.0
-    return codes.to(DTYPE) - 8.0
+        return tl.inline_asm_elementwise(
+            NIBBLES_TO_BFLOAT16, "=&r,=&r,=&r,=&r,r", [bytes_], (tl.bfloat16, tl.bfloat16), True, 4
+        )
+    return (bytes_ & 15).to(DTYPE) - 8.0, (bytes_ >> 4).to(DTYPE) - 8.0
 
 
 E4M3_TO_BFLOAT16 = tl.constexpr(
@@ -110,75 +136,70 @@ def _int4_product(activations, w, s, cols, N, K: tl.constexpr, k, BM: tl.constex
     """One group: even columns are low nibbles and odd ones high nibbles, each half a product of its own."""
     bytes_ = tl.load(w + cols[None, :] * (K // 2) + (k // 2 + tl.arange(0, BK // 2))[:, None])
     even, odd = tl.split(tl.reshape(activations, (BM, BK // 2, 2)))
-    part = tl.dot(even, centred(bytes_ & 15, even.dtype))
-    part = tl.dot(odd, centred(bytes_ >> 4, even.dtype), part)
+    low, high = nibbles(bytes_, even.dtype)
+    part = tl.dot(odd, high, tl.dot(even, low))
     pair = s + (k // BK * N + cols) * 2
     total = tl.sum(activations.to(tl.float32), 1)
     return part * tl.load(pair).to(tl.float32)[None, :] + total[:, None] * tl.load(pair + 1).to(tl.float32)[None, :]
 
 
 @triton.jit
-def row_product(
-    x,
-    w,
-    s,
-    cols,
-    N,
-    K: tl.constexpr,
-    FORMAT: tl.constexpr,
-    GROUP: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    EARLY: tl.constexpr,
-):
-    """Float32 [BN]: one row bfloat16 [K] at `x` times rows `cols` [BN] of W [N, K], `BK` columns at a time.
+def load_rows(w, s, cols, N, K: tl.constexpr, k, FORMAT: tl.constexpr, GROUP: tl.constexpr, BK: tl.constexpr):
+    """Columns k to k + BK of rows `cols` [BN] of W [N, K], as they lie, and their scales and zeros, for `row_terms`.
 
-    `cols` lie within one block of 128 rows. Without the matrix units: for a single token their tiles would be idle but
-    for one row, and what counts is how many bytes are asked for at once. With `EARLY` the first are asked for before the
-    kernel before this one, which makes x, has ended.
+    `cols` lie within one block of 128 rows.
     """
-    acc = tl.zeros((BN,), tl.float32)
-    for k in tl.static_range(0, K, BK):
-        if FORMAT == "int4":
-            acc += _int4_row_product(x, w, s, cols, N, K, k, GROUP, BN, BK, EARLY if k == 0 else False)
+    if FORMAT == "int4":
+        at = k // 2 + tl.arange(0, BK // 2)
+        weights = tl.load(w + cols[:, None] * (K // 2) + at[None, :])
+        pair = s + ((k // GROUP + tl.arange(0, BK // GROUP))[None, :] * N + cols[:, None]) * 2
+        scale, zero = tl.load(pair).to(tl.float32), tl.load(pair + 1).to(tl.float32)
+    else:
+        weights = tl.load(w + cols[:, None] * K + (k + tl.arange(0, BK))[None, :])
+        zero = 0.0
+        if FORMAT == "fp8":
+            runs = (k + tl.arange(0, BK // RUN) * RUN) // SCALE_BLOCK
+            scale = tl.load(s + tl.min(cols, 0) // SCALE_BLOCK * (K // SCALE_BLOCK) + runs)
+        elif FORMAT == "int8":
+            scale = tl.load(s + cols).to(tl.float32)
         else:
-            at = k + tl.arange(0, BK)
-            weights = tl.load(w + cols[:, None] * K + at[None, :])
             scale = 1.0
-            if FORMAT == "fp8":
-                scale = tl.load(s + tl.min(cols, 0) // SCALE_BLOCK * (K // SCALE_BLOCK) + at // SCALE_BLOCK)
-            if k == 0:
-                await_inputs(EARLY)
-            activations = tl.load(x + at).to(tl.float32) * scale
-            acc += tl.sum(weights.to(tl.float32) * activations[None, :], 1)
-    if FORMAT == "int8":
-        acc *= tl.load(s + cols).to(tl.float32)
-    return acc
+    return weights, scale, zero
 
 
 @triton.jit
-def _int4_row_product(
-    x,
-    w,
-    s,
-    cols,
-    N,
-    K: tl.constexpr,
-    k,
-    GROUP: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-    EARLY: tl.constexpr,
+def row_terms(
+    x, weights, scale, zero, FORMAT: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
 ):
-    GROUPS: tl.constexpr = BK // GROUP
-    at = k // 2 + tl.arange(0, BK // 2)
-    bytes_ = tl.load(w + cols[:, None] * (K // 2) + at[None, :])
-    pair = s + ((k // GROUP + tl.arange(0, GROUPS))[None, :] * N + cols[:, None]) * 2
-    scale, zero = tl.load(pair).to(tl.float32), tl.load(pair + 1).to(tl.float32)
-    await_inputs(EARLY)
-    even, odd = tl.load(x + 2 * at).to(tl.float32), tl.load(x + 2 * at + 1).to(tl.float32)
-    DTYPE: tl.constexpr = x.dtype.element_ty
-    low, high = centred(bytes_ & 15, DTYPE).to(tl.float32), centred(bytes_ >> 4, DTYPE).to(tl.float32)
-    terms = tl.reshape(low * even[None, :] + high * odd[None, :], (BN, GROUPS, GROUP // 2))
-    totals = tl.sum(tl.reshape(even + odd, (GROUPS, GROUP // 2)), 1)
-    return tl.sum(tl.sum(terms, 2) * scale + totals[None, :] * zero, 1)
+    """Float32 [BN]: x [BK] times rows of `load_rows`.
+
+    Without the matrix units: for a single token their tiles would be idle but for one row, and what counts is how many
+    bytes are asked for at once. A thread has whole runs of FP8 codes, so that a scale is applied once a run.
+    """
+    activations = x.to(tl.float32)
+    if FORMAT == "int4":
+        GROUPS: tl.constexpr = BK // GROUP
+        even, odd = tl.split(tl.reshape(activations, (BK // 2, 2)))
+        low, high = nibbles(weights, x.dtype)
+        terms = low.to(tl.float32) * even[None, :] + high.to(tl.float32) * odd[None, :]
+        totals = tl.sum(tl.reshape(even + odd, (GROUPS, GROUP // 2)), 1)
+        sums = tl.sum(tl.sum(tl.reshape(terms, (BN, GROUPS, GROUP // 2)), 2) * scale + totals[None, :] * zero, 1)
+    else:
+        terms = weights.to(tl.float32) * activations[None, :]
+        if FORMAT == "fp8":
+            sums = tl.sum(tl.sum(tl.reshape(terms, (BN, BK // RUN, RUN)), 2) * scale[None, :], 1)
+        else:
+            sums = tl.sum(terms, 1) * scale
+    return sums
+
+
+@triton.jit
+def row_product(
+    x, w, s, cols, N, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+):
+    """Float32 [BN]: one row bfloat16 [K] at `x` times rows `cols` [BN] of W [N, K], `BK` columns at a time."""
+    acc = tl.zeros((BN,), tl.float32)
+    for k in tl.static_range(0, K, BK):
+        weights, scale, zero = load_rows(w, s, cols, N, K, k, FORMAT, GROUP, BK)
+        acc += row_terms(tl.load(x + k + tl.arange(0, BK)), weights, scale, zero, FORMAT, GROUP, BN, BK)
+    return acc
