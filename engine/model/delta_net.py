@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.cache.tensors import LayerState
 from engine.config import ModelConfig
-from engine.kernels.ops import Kernels
+from engine.kernels.ops import DeltaWeights, FusedKernels, Kernels, fused
 from engine.model.scope import Scope
 from engine.model.step import StatePart, Step
 
@@ -28,9 +28,15 @@ class DeltaNet:
         self.conv_weight = scope.tensor("conv1d.weight").flatten(1)
         self.decay_rate, self.dt_bias = scope.tensor("A_log").float().exp(), scope.tensor("dt_bias").float()
         self.norm = scope.tensor("norm.weight")
+        self.weights = DeltaWeights(
+            self.conv_weight, self.decay_rate, self.dt_bias, self.norm, self.eps, self.key_heads
+        )
+        self.fused = fused(kernels)
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[T, hidden] -> [T, hidden] in the dtype of `x`; the states of the step's sequences have moved on."""
+        if self.fused is not None:
+            return self.out_proj(self._fused(self.fused, x, step))
         mixed, z = self._split_qkvz(self.in_proj_qkvz(x))
         b, a = self.in_proj_ba(x).view(x.shape[0], self.key_heads, 2, -1).unbind(2)
         g, beta = self.kernels.delta_gates(a.flatten(1), b.flatten(1), self.decay_rate, self.dt_bias)
@@ -41,6 +47,23 @@ class DeltaNet:
             output[rows] = self._advance(mixed[rows], g[rows], beta[rows], state, part)
         gated = self.kernels.gated_rms_norm(output, z, self.norm, self.eps, step.dtype)
         return self.out_proj(gated.flatten(1))
+
+    def _fused(self, kernels: FusedKernels, x: Tensor, step: Step) -> Tensor:
+        """The same as far as `out_proj`, by kernels that take the projections as they come."""
+        qkvz, ba, state = self.in_proj_qkvz(x), self.in_proj_ba(x), step.cache.delta[self.layer]
+        outputs = []
+        for part in step.state_parts:
+            rows = (qkvz[part.rows], ba[part.rows], self.weights, state.window, state.recurrent)
+            if part.plan is None:
+                outputs.append(kernels.delta_net_step(*rows, part.slots))
+            else:
+                outputs.append(kernels.delta_net_runs(*rows, part.plan))
+        if len(outputs) == 1:
+            return outputs[0]
+        output = torch.empty(x.shape[0], self.value_heads * self.value_dim, dtype=x.dtype, device=x.device)
+        for part, result in zip(step.state_parts, outputs, strict=True):
+            output[part.rows] = result
+        return output
 
     def _split_qkvz(self, projected: Tensor) -> tuple[Tensor, Tensor]:
         """Un-interleave [T, Hk · (K + K + rV + rV)] into q|k|v [T, channels] and z [T, Hv, V]."""
