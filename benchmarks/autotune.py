@@ -2,9 +2,9 @@
 
     python benchmarks/autotune.py OUT_DIRECTORY [--workers 14] [--only NAME,...]
 
-At the shapes of Qwen3-Coder-Next. Each way is timed as calls captured in a graph over several sets of weights, more than
-the L2 cache holds. Prints a line per case: bytes that must be read, time, bandwidth or arithmetic rate, and the best
-parameters; writes `<device>.json` (copy it to engine/kernels/triton_matrix/tables/) and `autotune.json` with every time.
+At the shapes of Qwen3-Coder-Next. Each way is timed as calls captured in a graph over several sets of weights, more
+than the L2 cache holds. Prints a line per case: bytes that must be read, time, bandwidth, arithmetic rate and the best
+parameters; writes `<device>.json` (for engine/kernels/triton_matrix/tables/) and `autotune.json` with every time.
 Workers compile all ways first, side by side. Exit status 2 without a CUDA device.
 """
 
@@ -224,7 +224,8 @@ def compile_all(worker: int, workers: int, only: set[str]) -> None:
         for kernel in case.kernels:
             for launch in SPACES[kernel]:
                 rows = case.tokens if case.tokens <= linear.ROW_TOKENS else linear.rows_of_tile(case.tokens)
-                key = f"{case.name} {case.matrix.partition('x')[2]} {kernel} {launch} {rows if 'linear' in kernel else ''}"
+                columns = case.matrix.partition("x")[2]
+                key = f"{case.name} {columns} {kernel} {launch} {rows if 'linear' in kernel else ''}"
                 if key in seen:
                     continue
                 seen.add(key)

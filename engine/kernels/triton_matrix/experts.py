@@ -1,9 +1,9 @@
 """Mixture of experts for the tokens of a decode step, where reading the chosen weights is all the time there is.
 
-Up to `DIRECT_TOKENS` tokens, each (token, choice) is a program of its own for every few rows; beyond, choices are sorted by
-expert so that each chosen expert is read once, by tiles of up to 16 tokens. A shared expert of the same format takes
-part as one expert more. A token's terms are added in the order of its choices, the shared expert's last, whatever else
-is in the batch.
+Up to `DIRECT_TOKENS` tokens, each (token, choice) is a program of its own for every few rows; beyond, choices are
+sorted by expert so that each chosen expert is read once, by tiles of up to 16 tokens. A shared expert of the same
+format takes part as one expert more. A token's terms are added in the order of its choices, the shared expert's last,
+whatever else is in the batch.
 """
 
 from dataclasses import dataclass
@@ -77,8 +77,9 @@ def _direct(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, sha
     tuned = choose("row_down", stack.name, tokens)
     _row_down_kernel[(triton.cdiv(stack.hidden, tuned["BN"]), tokens)](
         inner, down.weight, down.scale, down.expert_weight, down.expert_scale, shared_down.weight, shared_down.scale,
-        experts, weights, shared_weight if shares else weights, shared_weight.stride(0) if shares else 0, output,
-        tokens, choices, stack.hidden, stack.inner, down.format, down.step, row_step(stack.inner), shares, **tuned, **early(x),
+        experts, weights, shared_weight if shares else weights, shared_weight.stride(0) if shares else 0,
+        output, tokens, choices, stack.hidden, stack.inner, down.format, down.step, row_step(stack.inner), shares,
+        **tuned, **early(x),
     )  # fmt: skip
     return output
 
@@ -113,8 +114,8 @@ def _row_gate_up_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def _row_down_kernel(
-    inner, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, weights, shared_weight, shared_stride, output,
-    T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
+    inner, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, weights, shared_weight, shared_stride,
+    output, T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
     BK: tl.constexpr, SHARED: tl.constexpr, BN: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -122,7 +123,7 @@ def _row_down_kernel(
     token = tl.program_id(1).to(tl.int64)
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
     at = tl.minimum(cols, N - 1)
-    if EARLY:  # the kernel before makes `inner` alone: the experts are known already
+    if EARLY:  # the kernel before this one makes `inner` alone: the experts are known already
         for choice in tl.static_range(TOP):
             expert = tl.load(experts + token * TOP + choice).to(tl.int64)
             prefetch(w + expert * expert_weight, at, K, FORMAT, ROW_BYTES)
@@ -210,7 +211,7 @@ def _gate_up_kernel(
     # Gate and up rows by turns, so that a pair meets in one thread.
     lanes = tl.arange(0, BN)
     cols = tl.minimum(tl.program_id(0) * (BN // 2) + lanes // 2, N - 1) + lanes % 2 * N
-    acc = product(x, rows, w, s, cols, 2 * N, K, FORMAT, BM, BN, BK)
+    acc = product(x, rows, exist, w, s, cols, 2 * N, K, FORMAT, BM, BN, BK)
     gate, up = tl.split(tl.reshape(acc, (BM, BN // 2, 2)))
     at = tl.program_id(0) * (BN // 2) + tl.arange(0, BN // 2)
     out = inner + choices[:, None] * N + at[None, :]
@@ -233,7 +234,7 @@ def _down_kernel(
     else:
         w, s = shared_w, shared_s
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
-    acc = product(inner, choices, w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
+    acc = product(inner, choices, exist, w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
     tl.store(terms + choices[:, None] * N + cols[None, :], acc, mask=exist[:, None] & (cols < N)[None, :])
 
 

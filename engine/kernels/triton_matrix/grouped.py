@@ -1,8 +1,8 @@
 """Mixture of experts for many tokens: choices sorted by expert, and one product for each tile of tokens of one expert.
 
 FP8 experts multiply FP8 activations, rounded for every token and 128 columns (DeepSeek-AI 2024, "DeepSeek-V3 Technical
-Report", section 3.3.2); other formats are weight-only. The shared expert's tiles come first, as those of one expert more
-that every token has chosen.
+Report", section 3.3.2); other formats are weight-only. The shared expert's tiles come first, as those of one expert
+more that every token has chosen.
 """
 
 import torch
@@ -140,7 +140,7 @@ def _fp8_down_kernel(
     inner, inner_scale, w, s, shared_w, shared_s, table, SHARED_TILES, order, starts, terms,
     T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    expert, choices, tokens, exist = _own_rows(tl.program_id(1), table, SHARED_TILES, order, starts, T, TOP, BM)
+    expert, choices, _, exist = _own_rows(tl.program_id(1), table, SHARED_TILES, order, starts, T, TOP, BM)
     if expert == -2:
         return
     if expert >= 0:
@@ -177,7 +177,7 @@ def _gate_up_kernel(
         w, s = shared_w, shared_s
     lanes = tl.arange(0, BN)
     cols = tl.minimum(tl.program_id(0) * (BN // 2) + lanes // 2, N - 1) + lanes % 2 * N
-    acc = product(x, tokens, w, s, cols, 2 * N, K, FORMAT, BM, BN, BK)
+    acc = product(x, tokens, exist, w, s, cols, 2 * N, K, FORMAT, BM, BN, BK)
     gate, up = tl.split(tl.reshape(acc, (BM, BN // 2, 2)))
     at = tl.program_id(0) * (BN // 2) + tl.arange(0, BN // 2)
     out = inner + choices[:, None] * N + at[None, :]
@@ -190,7 +190,7 @@ def _down_kernel(
     T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, BK: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    expert, choices, tokens, exist = _own_rows(tl.program_id(1), table, SHARED_TILES, order, starts, T, TOP, BM)
+    expert, choices, _, exist = _own_rows(tl.program_id(1), table, SHARED_TILES, order, starts, T, TOP, BM)
     if expert == -2:
         return
     if expert >= 0:
@@ -199,5 +199,5 @@ def _down_kernel(
     else:
         w, s = shared_w, shared_s
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
-    acc = product(inner, choices, w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
+    acc = product(inner, choices, exist, w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
     tl.store(terms + choices[:, None] * N + cols[None, :], acc, mask=exist[:, None] & (cols < N)[None, :])

@@ -12,7 +12,7 @@ from engine.kernels.triton_matrix.tiles import await_inputs, load_rows, prefetch
 MOST_TOKENS = 64
 """Tokens up to which the kernels here beat a product over the dequantized matrix, or FP8 by FP8."""
 
-ROW_TOKENS = 4
+ROW_TOKENS = 2
 """Tokens up to which plain arithmetic keeps up with the memory."""
 
 
@@ -33,8 +33,18 @@ def multiply(x: Tensor, matrix: Operands) -> Tensor:
     BM = rows_of_tile(tokens)
     grid = (triton.cdiv(matrix.out, tuned["BN"]), triton.cdiv(tokens, BM))
     _kernel[grid](
-        x, matrix.weight, matrix.scale, y, tokens, matrix.out, matrix.columns, matrix.format, matrix.step, BM,
-        **tuned, **early(x),
+        x,
+        matrix.weight,
+        matrix.scale,
+        y,
+        tokens,
+        matrix.out,
+        matrix.columns,
+        matrix.format,
+        matrix.step,
+        BM,
+        **tuned,
+        **early(x),
     )
     return y
 
@@ -65,7 +75,17 @@ def _row_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def _kernel(
-    x, w, s, y, T, N, K: tl.constexpr, FORMAT: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    x,
+    w,
+    s,
+    y,
+    T,
+    N,
+    K: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BK: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     cols = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
@@ -73,5 +93,5 @@ def _kernel(
     if EARLY:  # what the first steps of the loop take
         prefetch(w, tl.minimum(cols, N - 1), K, FORMAT, 1024)
     await_inputs(EARLY)
-    acc = product(x, tl.minimum(rows, T - 1), w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
+    acc = product(x, rows, rows < T, w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
     tl.store(y + rows[:, None] * N + cols[None, :], acc, mask=(rows < T)[:, None] & (cols < N)[None, :])

@@ -35,9 +35,8 @@ def expert_stack(
     known = [matrix for matrix in matrices + shared if matrix is not None]
     if len(known) != 2 + len(shared):
         return None
-    if any(
-        (a.format, a.out, a.columns, a.step) != (b.format, b.out, b.columns, b.step) for a, b in zip(known, known[2:])
-    ):
+    kinds = [(one.format, one.out, one.columns, one.step) for one in known]
+    if kinds[2:] not in ([], kinds[:2]):
         return None
     return ExpertStack(*known)
 
@@ -45,6 +44,9 @@ def expert_stack(
 def moe_of_stack(
     x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, shared_logit: Tensor | None
 ) -> Tensor:
-    """Float32 [T, hidden] for x bfloat16: `reference_moe.moe`, plus `sigmoid(shared_logit)` [T] times the shared expert."""
+    """Float32 [T, hidden]: `reference_moe.moe`, plus `sigmoid(shared_logit)` [T] times the shared expert.
+
+    x is bfloat16.
+    """
     run = few.moe if x.shape[0] <= FEW_TOKENS else many.moe
     return run(x.contiguous(), stack, weights, experts, shared_logit)

@@ -81,7 +81,8 @@ def sort_choices(experts: Tensor, count: int) -> tuple[Tensor, Tensor]:
     order = torch.empty(choices, dtype=torch.int32, device=experts.device)
     starts = torch.empty(count + 1, dtype=torch.int32, device=experts.device)
     step = min(SORT_STEP, max(128, triton.next_power_of_2(choices)))
-    _sort_kernel[(count,)](experts, order, starts, choices, count, step, num_warps=8 if step > 1024 else 4, **early(experts))
+    warps = 8 if step > 1024 else 4
+    _sort_kernel[(count,)](experts, order, starts, choices, count, step, num_warps=warps, **early(experts))
     return order, starts
 
 

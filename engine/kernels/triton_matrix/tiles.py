@@ -1,9 +1,9 @@
 """Products of activations with tiles of packed weights: what every matrix kernel is made of.
 
-Weights stay as they lie in memory (`engine.quant.formats.Packed`) until they are in registers. Codes of every format are
-exact in bfloat16 and enter the product so (or in the activations' dtype, if that is another: Triton's interpreter has no
-bfloat16 products); scales multiply float32 sums. Sums run over the columns in fixed steps, so a
-token's result does not depend on the other tokens of a tile.
+Weights stay as they lie in memory (`engine.quant.formats.Packed`) until they are in registers. Codes of every format
+are exact in bfloat16 and enter the product so (or in the activations' dtype, if that is another: Triton's interpreter
+has no bfloat16 products); scales multiply float32 sums. Sums run over the columns in fixed steps, so a token's result
+does not depend on the other tokens of a tile.
 """
 
 import triton
@@ -31,13 +31,14 @@ def await_inputs(EARLY: tl.constexpr):
 
 @triton.jit
 def prefetch(w, cols, K: tl.constexpr, FORMAT: tl.constexpr, BYTES: tl.constexpr):
-    """Ask for the first `BYTES` bytes of rows `cols` of W [N, K] to be brought to the L2 cache.
+    """Ask for the first `BYTES` bytes of rows `cols` of W [N, K] (a power of two) to be brought to the L2 cache.
 
     `w` is a pointer, or one for each of `cols`.
     """
     ROW: tl.constexpr = K // 2 if FORMAT == "int4" else K
+    LINES: tl.constexpr = max(BYTES // 128 & -(BYTES // 128), 1)
     LINE: tl.constexpr = 1024 // w.dtype.element_ty.primitive_bitwidth  # elements of a cache line of 128 bytes
-    lines = (w + cols * ROW)[:, None] + (tl.arange(0, BYTES // 128) * LINE)[None, :]
+    lines = (w + cols * ROW)[:, None] + (tl.arange(0, LINES) * LINE)[None, :]
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [lines.to(tl.int64)], tl.int32, False, 1
     )
@@ -67,7 +68,7 @@ NIBBLES_TO_BFLOAT16 = tl.constexpr(
 @triton.jit
 def nibbles(bytes_, DTYPE: tl.constexpr):
     """Low and high 4-bit codes less 8, in the activations' dtype."""
-    if DTYPE == tl.bfloat16:
+    if tl.bfloat16 == DTYPE:
         return tl.inline_asm_elementwise(
             NIBBLES_TO_BFLOAT16, "=&r,=&r,=&r,=&r,r", [bytes_], (tl.bfloat16, tl.bfloat16), True, 4
         )
@@ -100,7 +101,7 @@ as slow as reading the weights.
 @triton.jit
 def widened(codes, DTYPE: tl.constexpr):
     """Codes in the activations' dtype."""
-    if codes.dtype == tl.float8e4nv and DTYPE == tl.bfloat16:
+    if codes.dtype == tl.float8e4nv and tl.bfloat16 == DTYPE:
         bits = codes.to(tl.uint8, bitcast=True)
         return tl.inline_asm_elementwise(E4M3_TO_BFLOAT16, "=r,=r,r", [bits], tl.bfloat16, True, 4)
     return codes.to(DTYPE)
@@ -108,15 +109,27 @@ def widened(codes, DTYPE: tl.constexpr):
 
 @triton.jit
 def product(
-    x, rows, w, s, cols, N, K: tl.constexpr, FORMAT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+    x,
+    rows,
+    exist,
+    w,
+    s,
+    cols,
+    N,
+    K: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
 ):
     """Float32 [BM, BN]: rows `rows` int64 [BM] of x bfloat16 [., K] times rows `cols` [BN] of W [N, K].
 
-    `BK` columns a step, which have one scale: 128 for FP8, the group for int4.
+    Zeros where a row does not `exist` [BM]. `BK` columns a step, which have one scale: 128 for FP8, the group for int4.
     """
     acc = tl.zeros((BM, BN), tl.float32)
     for k in tl.range(0, K, BK):
-        activations = tl.load(x + rows[:, None] * K + (k + tl.arange(0, BK))[None, :])
+        at = rows[:, None] * K + (k + tl.arange(0, BK))[None, :]
+        activations = tl.load(x + at, mask=exist[:, None], other=0.0)
         if FORMAT == "int4":
             acc += _int4_product(activations, w, s, cols, N, K, k, BM, BK)
         else:
@@ -168,9 +181,7 @@ def load_rows(w, s, cols, N, K: tl.constexpr, k, FORMAT: tl.constexpr, GROUP: tl
 
 
 @triton.jit
-def row_terms(
-    x, weights, scale, zero, FORMAT: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
-):
+def row_terms(x, weights, scale, zero, FORMAT: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     """Float32 [BN]: x [BK] times rows of `load_rows`.
 
     Without the matrix units: for a single token their tiles would be idle but for one row, and what counts is how many

@@ -1,6 +1,6 @@
-"""The Triton matrix kernels against float64: on a GPU at the real widths, elsewhere in Triton's interpreter on small ones.
+"""The Triton matrix kernels against float64: on a GPU at the real widths, else in Triton's interpreter on small ones.
 
-The interpreter has no bfloat16 products, so there activations are float32, and results must agree to float32's rounding.
+The interpreter has no bfloat16 products, so there activations are float32 and results agree to float32's rounding.
 """
 
 import os
