@@ -21,6 +21,7 @@ from engine.core.sequence import Chunk, SequenceState
 from engine.kernels.ops import FusedKernels, fused
 from engine.model.batch import Batch
 from engine.model.decoder import Decoder
+from engine.model.moe import SparseMoE
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ def decode_graphs(
     kernels = fused(decoder.kernels)
     if device.type != "cuda" or kernels is None:
         return None
-    sizes = [size for size in BUCKETS if size <= kernels.CAPTURED_TOKENS and size // 2 < max_running]
+    mixtures = [layer.mlp for layer in decoder.layers if isinstance(layer.mlp, SparseMoE)]
+    most = min([kernels.CAPTURED_TOKENS, *(mixture.captured_tokens(decoder.dtype) for mixture in mixtures)])
+    sizes = [size for size in BUCKETS if size <= most and size // 2 < max_running]
     return DecodeGraphs(decoder, kernels, cache, device, sizes, -(-max_context // cache.block_size))
 
 

@@ -184,7 +184,9 @@ def family(device_type: str) -> Kernels:
 class SharedMoE(Protocol):
     """A family in which the shared expert takes part as one expert more."""
 
-    def expert_stack(self, gate_up: object, down: object, shared_gate_up: object, shared_down: object) -> Any:
+    def expert_stack(
+        self, gate_up: object, down: object, shared_gate_up: object = None, shared_down: object = None
+    ) -> Any:
         """The experts as the kernels take them; None where they know no such format or the shared one's differs."""
         ...
 
