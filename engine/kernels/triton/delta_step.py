@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.ops import DeltaWeights
+from engine.kernels.reference_delta import DeltaWeights
 
 SLICE, WARPS = 64, 2
 """Columns of a state that one program has, and its warps: the fastest on an H200 at 32 and 128 sequences, and within 6%
@@ -25,12 +25,18 @@ LEAST_COUNTERS = 1 << 15
 
 
 def delta_net_step(
-    qkvz: Tensor, ba: Tensor, weights: DeltaWeights, window: Tensor, recurrent: Tensor, slots: Tensor
+    qkvz: Tensor,
+    ba: Tensor,
+    weights: DeltaWeights,
+    window: Tensor,
+    recurrent: Tensor,
+    slots: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """See `ops.FusedKernels.delta_net_step`."""
+    """See `reference_delta.delta_net_step`; a slot below 0 belongs to no sequence and gives zeros."""
     sequences = qkvz.shape[0]
     value_heads, key_dim, value_dim = recurrent.shape[1:]
-    output = torch.empty(sequences, value_heads * value_dim, dtype=qkvz.dtype, device=qkvz.device)
+    output = torch.empty(sequences, value_heads, value_dim, dtype=dtype, device=qkvz.device)
     if not sequences:
         return output
     slices = triton.cdiv(value_dim, SLICE)
