@@ -8,7 +8,7 @@ from torch import Tensor
 from engine.kernels.triton_matrix.operands import early
 from engine.kernels.triton_matrix.tiles import await_inputs
 
-SORT_STEP = 4096
+SORT_STEP = 2048
 
 
 def route(logits: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:
@@ -81,8 +81,7 @@ def sort_choices(experts: Tensor, count: int) -> tuple[Tensor, Tensor]:
     order = torch.empty(choices, dtype=torch.int32, device=experts.device)
     starts = torch.empty(count + 1, dtype=torch.int32, device=experts.device)
     step = min(SORT_STEP, max(128, triton.next_power_of_2(choices)))
-    warps = 8 if step > 1024 else 4
-    _sort_kernel[(count,)](experts, order, starts, choices, count, step, num_warps=warps, **early(experts))
+    _sort_kernel[(count,)](experts, order, starts, choices, count, step, num_warps=4, **early(experts))
     return order, starts
 
 
