@@ -130,7 +130,7 @@ def delta_net_step(batch: int) -> dict[str, Any]:
     (qkvz, ba), slots = projections(batch), torch.arange(batch, device="cuda")
 
     def call(layer: int) -> Tensor:
-        return kernels.delta_net_step(qkvz, ba, weights, *own[layer], slots)
+        return kernels.delta_net_step(qkvz, ba, weights, *own[layer], slots, torch.bfloat16)
 
     return measure("delta_net_step", call, batch * STATE, batch=batch)
 

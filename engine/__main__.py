@@ -61,24 +61,61 @@ def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 8000,
     max_context: MaxContext = None,
     max_running: Annotated[int, typer.Option(help="requests in a batch at most")] = 32,
-    api_key: Annotated[list[str] | None, typer.Option(help="a key that /v1/* asks for; may be repeated")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="SWEQ_API_KEY", help="a key to ask clients for; may be repeated (the variable: spaces)"),
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="a file with a key per line, beside those above")] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="origin whose pages may call the server, as https://host; may be repeated")
+    ] = None,
+    max_waiting: Annotated[int, typer.Option(help="requests beside the batch at most; more get status 429")] = 1024,
+    max_body: Annotated[float, typer.Option(help="MiB of a request at most; more get status 413")] = 64,
     served_model_name: Annotated[str | None, typer.Option(help="name in /v1/models; default: the model's own")] = None,
+    max_step_tokens: Annotated[
+        int | None, typer.Option(help="tokens computed in a step at most; default: 1024 on CPU, 4096 on a GPU")
+    ] = None,
+    prefix_cache: Annotated[bool, typer.Option(help="reuse what earlier requests computed")] = True,
+    deterministic: Annotated[
+        bool, typer.Option(help="fixed tiles, each request alone: the cache and other requests change no text; slower")
+    ] = False,
+    state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots on the device")] = None,
+    host_state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots in host memory")] = None,
+    swap: Annotated[float | None, typer.Option(help="GiB of host memory for preempted requests")] = None,
     device: Device = None,
 ) -> None:
     """Serve the model over an OpenAI-compatible API until SIGTERM or Ctrl-C."""
+    from engine.config import EngineConfig
     from engine.llm import default_device
     from engine.serve.app import serve as serve_model
+    from engine.serve.keys import collect_keys
+
+    if max_waiting < 0:
+        raise UserError(f"--max-waiting {max_waiting}: give a number of requests, 0 or more")
+    if not 0 < max_body < 2**20:
+        raise UserError(f"--max-body {max_body}: give MiB, more than 0")
 
     serve_model(
         model,
         quant,
         host,
         port,
-        max_context=max_context,
-        max_running=max_running,
-        api_keys=tuple(api_key or ()),
+        config=EngineConfig(
+            max_context=max_context,
+            max_running=max_running,
+            max_step_tokens=max_step_tokens,
+            prefix_cache=prefix_cache,
+            deterministic=deterministic,
+            state_cache_bytes=_bytes(state_cache, "--state-cache"),
+            host_state_cache_bytes=_bytes(host_state_cache, "--host-state-cache"),
+            swap_bytes=_bytes(swap, "--swap"),
+            device=device or default_device(),
+        ),
+        api_keys=collect_keys(api_key or (), api_key_file),
+        cors_origins=tuple(cors_origin or ()),
+        max_waiting=max_waiting,
+        max_body=int(max_body * 2**20),
         served_model_name=served_model_name,
-        device=device or default_device(),
     )
 
 
@@ -252,6 +289,12 @@ def _numbers(option: str, text: str) -> list[int]:
     if min(numbers) < 1:
         raise UserError(f"{option} {text}: each must be at least 1")
     return numbers
+
+
+def _bytes(gib: float | None, option: str) -> int | None:
+    if gib is not None and not 0 <= gib < 2**20:
+        raise UserError(f"{option} {gib}: give GiB, 0 or more")
+    return None if gib is None else int(gib * 2**30)
 
 
 def _read_text(file: Path) -> str:

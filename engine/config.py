@@ -102,21 +102,20 @@ class EngineConfig:
     """How much the engine may hold and do at once.
 
     `num_blocks` None sizes the KV pool from free memory; `max_step_tokens` is the token budget of one step, shared by
-    running decodes (one each) and chunked prefill; `max_context` None takes the model's own; `delta_state_dtype` is
-    that of DeltaNet's recurrent state.
+    running decodes (one each) and chunked prefill, and None takes what suits the device; `max_context` None takes the
+    model's own; `delta_state_dtype` is that of DeltaNet's recurrent state.
 
     `state_cache_bytes` and `host_state_cache_bytes` bound the snapshots of that state that are kept with prefixes, on
     the device and in host memory, and `swap_bytes` the copies of preempted sequences there; None takes a share of what
-    is free. `deterministic` cuts prompts into tiles of
-    `prefill_tile` tokens, a multiple of 64, and runs each sequence alone: slower, but on CPU the logits of a request
-    are then the same, bit for bit, whatever is cached and whoever else is served. `cuda_graphs` False launches decode
-    steps kernel by kernel.
+    is free. `deterministic` cuts prompts into tiles of `prefill_tile` tokens, a multiple of 64, and runs each sequence
+    alone: slower, but on CPU the logits of a request are then the same, bit for bit, whatever is cached and whoever
+    else is served. `cuda_graphs` False launches decode steps kernel by kernel.
     """
 
     block_size: int = 16
     num_blocks: int | None = None
     max_running: int = 32
-    max_step_tokens: int = 1024
+    max_step_tokens: int | None = None
     max_context: int | None = None
     prefix_cache: bool = True
     state_cache_bytes: int | None = None
@@ -127,6 +126,13 @@ class EngineConfig:
     delta_state_dtype: Literal["float32", "bfloat16"] = "float32"
     cuda_graphs: bool = True
     device: str = "cpu"
+
+    @property
+    def step_tokens(self) -> int:
+        """The token budget of a step: a GPU needs more rows than a CPU before its multipliers are busy."""
+        if self.max_step_tokens is not None:
+            return self.max_step_tokens
+        return 4096 if self.device.startswith("cuda") else 1024
 
 
 class _Keys:

@@ -21,6 +21,10 @@ class RequestError(UserError):
         self.code = code
 
 
+class MissingError(RequestError):
+    """A request that names something which is not there, or no longer."""
+
+
 class ContextLengthError(RequestError):
     """A prompt, or a prompt and what it may generate, that is longer than the context the engine serves."""
 

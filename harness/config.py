@@ -21,9 +21,9 @@ class _Section(BaseModel):
 class AgentConfig(_Section):
     """Which agent works, and its budgets. Budgets are steps and tokens; the wall clock is only a safety net."""
 
-    profile: Literal["tools", "text"] = "tools"
+    profile: Literal["tools", "text", "mini", "editor"] = "tools"
     step_limit: int = Field(default=250, ge=1)
-    token_limit: int = Field(default=2_000_000, ge=1, description="prompt + completion tokens over the whole task")
+    token_limit: int = Field(default=2_000_000, ge=1, description="tokens of a task; those sent again count once")
     context_limit: int | None = Field(default=None, description="None: what the endpoint reports")
     format_error_limit: int = Field(default=3, ge=1, description="consecutive malformed answers")
     command_timeout: float = Field(default=60.0, gt=0, description="seconds per command")

@@ -7,7 +7,8 @@ come back to: the end of each prompt, the end of each answer, and where prompts 
 
 There are two tiers of fixed size. A new snapshot goes to the device. When that is full, the least recently used one
 moves to host memory; when that is full too, the least recently used one there is dropped, and whoever keeps it is told.
-Pinned snapshots stay where they are. On CPU the two are the same memory, and there is one tier.
+One that is used again comes back to the device. Pinned snapshots stay where they are. On CPU the two are the same
+memory, and there is one tier.
 """
 
 from collections import OrderedDict
@@ -81,7 +82,19 @@ class SnapshotStore:
         tier = self._tier(snapshot)
         tier.kept.move_to_end(snapshot)
         self._state.load(slot, snapshot.state)
+        if tier is not self._tiers[0] and not snapshot.pinned:
+            self._promote(snapshot, tier, slot)
         return tier.name
+
+    def _promote(self, snapshot: Snapshot, tier: _Tier, slot: int) -> None:
+        """Keep on the device again what a slot has just been given; the copy between two tiers is made once."""
+        del tier.kept[snapshot]
+        first = self._tiers[0]
+        if not self._make_room(0):
+            first = tier
+        else:
+            snapshot.state = self._state.save(slot)
+        first.kept[snapshot] = None
 
     def drop(self, snapshot: Snapshot) -> None:
         """Give a snapshot up at once, at its keeper's wish: `on_drop` is not called."""

@@ -46,13 +46,13 @@ class SwapSpace:
         self.used = 0
         self._layers = list(kv.values())
         self._state = state
-        self._budget = budget
+        self.budget = budget
         self._operations = operations_per_token
 
     def save(self, tokens: int, blocks: Sequence[int], slot: int | None) -> SwapImage | None:
         """Copy `tokens` tokens in `blocks` and the state in `slot`; None where there is no room or it does not pay."""
         size = self._bytes(len(blocks), slot)
-        if self.used + size > self._budget or not self._pays(tokens, size):
+        if self.used + size > self.budget or not self._pays(tokens, size):
             return None
         self.used += size
         layers = [(_to_host(layer.keys, blocks), _to_host(layer.values, blocks)) for layer in self._layers]

@@ -15,7 +15,7 @@ from engine.cache.paged_kv import allocate_cache, usable_memory
 from engine.config import EngineConfig
 from engine.core.grammar import GrammarCompiler
 from engine.core.graphs import decode_graphs
-from engine.core.memory import STATE_GRID, open_memory, plan_memory
+from engine.core.memory import STATE_GRID, cache_room, open_memory, plan_memory
 from engine.core.penalties import Penalties
 from engine.core.request import FinishReason, Request, SamplingParams, StepOutput
 from engine.core.runner import Runner, activation_dtype, cache_dtype
@@ -53,9 +53,7 @@ class Engine:
         decoder = Decoder(model, checkpoint.weights, device, activations)
         cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
         self._memory = open_memory(model, config, plan, cache.kv, state)
-        self._scheduler = Scheduler(
-            self._memory, max_running=config.max_running, max_step_tokens=config.max_step_tokens
-        )
+        self._scheduler = Scheduler(self._memory, max_running=config.max_running, max_step_tokens=config.step_tokens)
         tensors = replace(cache, delta=state.layers) if state else cache
         graphs = None
         if config.cuda_graphs:
@@ -66,7 +64,8 @@ class Engine:
         self._requests: dict[str, Choices] = {}
         self._over: set[str] = set()
         self._seeds = Random()
-        self._generated = 0
+        self._generated = self._prefilled = 0
+        self._room = cache_room(cache, state, plan)
 
     @property
     def has_work(self) -> bool:
@@ -131,16 +130,19 @@ class Engine:
         chunks, logits, outputs = self._forward(scheduled)
         ended = [chunk.sequence for chunk in chunks if chunk.reaches_end]
         for chunk in chunks:
+            self._prefilled += chunk.prompt_tokens
             self._scheduler.commit(chunk)
         return outputs + self._extend(ended, logits)
 
     def stats(self) -> dict[str, Any]:
-        """Counters for a monitor: queue lengths, blocks, prefix hits and generated tokens since start."""
+        """Figures for a monitor: queue lengths, blocks, bytes set aside, and counts of tokens since start."""
         return {
             "running": len(self._scheduler.running),
             "waiting": len(self._scheduler.waiting),
             "generated_tokens": self._generated,
+            "prefilled_tokens": self._prefilled,
             "preemptions": self._scheduler.preemptions,
+            **self._room,
             **self._memory.stats(),
         }
 
@@ -161,7 +163,7 @@ class Engine:
         parts = []
         try:
             while sequence.pending:
-                chunk = Chunk(sequence, self._memory.next_tokens(sequence, self.config.max_step_tokens))
+                chunk = Chunk(sequence, self._memory.next_tokens(sequence, self.config.step_tokens))
                 parts.append(self._runner.run([chunk], every_row=True).cpu())
                 sequence.computed += chunk.tokens
         finally:
@@ -231,7 +233,7 @@ class Engine:
             self._memory.slots.state.zero(sequence.slot)
             sequence.computed = 0
             while sequence.computed < start:
-                budget = min(start - sequence.computed, self.config.max_step_tokens)
+                budget = min(start - sequence.computed, self.config.step_tokens)
                 part = Chunk(sequence, self._memory.next_tokens(sequence, budget))
                 self._runner.run([part])
                 sequence.computed += part.tokens
@@ -290,6 +292,7 @@ class Engine:
             logprobs=logprobs,
             index=sequence.index,
             prompt_logprobs=scores,
+            stop_string=sequence.text.matched,
         )
 
     def _finish_reason(self, sequence: SequenceState, is_stop: bool) -> FinishReason | None:
@@ -346,12 +349,16 @@ def _score_prompt(chunk: Chunk, logits: Tensor) -> None:
 
 
 def _check(config: EngineConfig) -> None:
-    for name in ("block_size", "max_running", "max_step_tokens"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} is {getattr(config, name)}; it must be at least 1")
-    if config.max_step_tokens < config.max_running:
+    for name, value in (
+        ("block_size", config.block_size),
+        ("max_running", config.max_running),
+        ("max_step_tokens", config.step_tokens),
+    ):
+        if value < 1:
+            raise UserError(f"{name} is {value}; it must be at least 1")
+    if config.step_tokens < config.max_running:
         raise UserError(
-            f"max_step_tokens {config.max_step_tokens} is below max_running {config.max_running}: "
+            f"max_step_tokens {config.step_tokens} is below max_running {config.max_running}: "
             "a step must hold one token of every running request"
         )
     if config.deterministic:
@@ -363,8 +370,8 @@ def _check_tile(config: EngineConfig) -> None:
     if config.prefill_tile < 1 or config.prefill_tile % unit:
         raise UserError(f"prefill_tile is {config.prefill_tile}; it must be a multiple of {unit}")
     least = config.max_running + config.prefill_tile
-    if config.max_step_tokens < least:
+    if config.step_tokens < least:
         raise UserError(
-            f"max_step_tokens {config.max_step_tokens} is below {least}: a deterministic step must hold a prefill tile "
+            f"max_step_tokens {config.step_tokens} is below {least}: a deterministic step must hold a prefill tile "
             "beside one token of every running request"
         )

@@ -72,6 +72,10 @@ class GrammarCompiler:
                 compiled = self._plain_compiler.compile_regex(grammar.text)
             elif grammar.kind == "ebnf":
                 compiled = self._plain_compiler.compile_grammar(grammar.text)
+            elif grammar.kind == "structural_tag":
+                compiled = self._plain_compiler.compile_structural_tag(grammar.text)
+            elif grammar.kind == "json_structural_tag":
+                compiled = self._json_compiler.compile_structural_tag(grammar.text)
             else:
                 compiled = self._json_compiler.compile_json_schema(schema, max_whitespace_cnt=MAX_WHITESPACE)
         except Exception as error:  # the library raises RuntimeError, and its binding others for odd text

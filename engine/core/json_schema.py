@@ -10,6 +10,9 @@ from typing import Any
 
 from engine.errors import RequestError
 
+MAX_DEPTH = 128
+"""Objects and arrays inside each other. The time to compile grows faster than their number: 900 take minutes."""
+
 NOT_ENFORCED = {
     "$anchor",
     "$dynamicRef",
@@ -77,14 +80,29 @@ def parse_schema(text: str, param: str) -> Any:
         raise RequestError(f"{param}: the schema is not valid JSON: {error}", param=param) from error
     if not isinstance(schema, dict | bool):
         raise RequestError(f"{param}: the schema must be a JSON object, not {type(schema).__name__}", param=param)
-    for place, part in _walk(schema, "#"):
+    if _is_deeper(schema, MAX_DEPTH):
+        raise RequestError(f"{param}: the schema is nested more than {MAX_DEPTH} deep", param=param)
+    for place, part in walk_schema(schema, "#"):
         reason = _objection(part)
         if reason is not None:
             raise RequestError(f"{param}: the schema at {place}: {reason}", param=param)
     return schema
 
 
-def _walk(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether JSON is nested more than `depth` deep, counted level by level."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
+
+
+def walk_schema(schema: Any, place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every subschema that is an object, with its JSON pointer."""
     waiting = [(place, schema)]
     while waiting:
@@ -123,9 +141,8 @@ def _objection(schema: Mapping[str, Any]) -> str | None:
         found = sorted(keywords & schema.keys())
         if found and kind not in types and (types or kind in ("number", "string")):
             return f'{found[0]} needs "type": "{kind}" beside it'
-    if "patternProperties" in schema and "properties" in schema:
-        return "patternProperties beside properties cannot be enforced where both fit a name"
-    return _string_objection(schema) or next(filter(None, map(_pattern_objection, _patterns(schema))), None)
+    objection = _object_objection(schema) or _string_objection(schema)
+    return objection or next(filter(None, map(_pattern_objection, _patterns(schema))), None)
 
 
 def _names_types(value: Any) -> bool:
@@ -144,6 +161,16 @@ def _objection_beside(schema: Mapping[str, Any], deciding: str) -> str | None:
         return f"{others[0]} beside {deciding} cannot be enforced; put them together in one subschema"
     if deciding == "allOf" and isinstance(schema["allOf"], list) and len(schema["allOf"]) > 1:
         return "allOf of several subschemas cannot be enforced; merge them into one"
+    return None
+
+
+def _object_objection(schema: Mapping[str, Any]) -> str | None:
+    properties, required = schema.get("properties", {}), schema.get("required", [])
+    if "patternProperties" in schema and "properties" in schema:
+        return "patternProperties beside properties cannot be enforced where both fit a name"
+    if isinstance(properties, dict) and isinstance(required, list):
+        undeclared = [name for name in required if name not in properties]
+        return f"required {undeclared[0]!r} must be among the properties" if undeclared else None
     return None
 
 

@@ -27,7 +27,7 @@ from engine.cache.paged_kv import BlockPool, plan_blocks
 from engine.cache.prefix import PrefixNode, PrefixTree
 from engine.cache.snapshots import SnapshotStore, Source, plan_snapshots
 from engine.cache.swap import SwapSpace, plan_swap
-from engine.cache.tensors import LayerKV
+from engine.cache.tensors import CacheTensors, LayerKV
 from engine.config import EngineConfig, ModelConfig
 from engine.core.sequence import Chunk, SequenceState
 
@@ -54,6 +54,16 @@ def plan_memory(
     left = free_bytes - plan_state(model, engine, activations, free_bytes)
     device, host = plan_snapshots(model, engine, activations, left)
     return MemoryPlan(plan_blocks(model, engine, keys, left - device), device, host)
+
+
+def cache_room(cache: CacheTensors, state: DeltaState | None, plan: MemoryPlan) -> dict[str, int]:
+    """Bytes set aside for KV blocks, state slots and snapshots."""
+    return {
+        "kv_bytes": sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.kv.values()),
+        "state_bytes": state.nbytes if state else 0,
+        "snapshot_bytes_device": plan.device_snapshot_bytes,
+        "snapshot_bytes_host": plan.host_snapshot_bytes,
+    }
 
 
 def open_memory(
@@ -184,6 +194,7 @@ class Memory:
             "snapshots_device": snapshots.count("device") if snapshots else 0,
             "snapshots_host": snapshots.count("host") if snapshots else 0,
             "swap_bytes_used": self.swap.used if self.swap else 0,
+            "swap_bytes_total": self.swap.budget if self.swap else 0,
             "prompt_tokens": self.prompt_tokens,
             "prefix_hit_tokens": self.hit_tokens.total(),
             "prefix_hit_tokens_device": self.hit_tokens["device"],

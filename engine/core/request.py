@@ -9,15 +9,16 @@ from engine.cache.snapshots import Source
 from engine.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
-GrammarKind = Literal["json_schema", "json_object", "regex", "ebnf"]
+GrammarKind = Literal["json_schema", "json_object", "regex", "ebnf", "structural_tag", "json_structural_tag"]
 
 
 @dataclass(frozen=True)
 class Grammar:
     """The language that a whole completion must belong to.
 
-    `text` is a JSON schema (as JSON), a regular expression that the whole text matches, or an EBNF grammar whose first
-    rule is `root`; "json_object" (any JSON object) needs none. `param` is the field that errors about it name.
+    `text` is a JSON schema (as JSON), a regular expression that the whole text matches, an EBNF grammar whose first
+    rule is `root`, or one of xgrammar's structural tags (as JSON; a "json_structural_tag" where all that is not fixed
+    is JSON); "json_object" (any JSON object) needs none. `param` is the field that errors about it name.
     """
 
     kind: GrammarKind
@@ -107,7 +108,7 @@ class StepOutput:
     """What one step produced for choice `index` of a request: new ids, the text they complete, the reason if it ended.
 
     `text` holds only characters that can no longer become part of a stop string or a split UTF-8 sequence, so the
-    concatenation over all steps is the completion's text.
+    concatenation over all steps is the completion's text. `stop_string` is the one that ended it, if one did.
     """
 
     request_id: str
@@ -121,6 +122,7 @@ class StepOutput:
     error: str | None = None
     index: int = 0
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stop_string: str | None = None
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,11 @@ class Chunk:
         return self.sequence.token_ids[self.start : self.start + self.tokens]
 
     @property
+    def prompt_tokens(self) -> int:
+        """How many of the tokens are the prompt's."""
+        return max(0, min(self.tokens, self.sequence.prompt_tokens - self.start))
+
+    @property
     def reaches_end(self) -> bool:
         """Whether the step computes the last known token, whose logits choose the next one."""
         return self.tokens == self.sequence.pending

@@ -6,16 +6,24 @@ from engine.text.tokenizer import Detokenizer
 
 
 class TextStream:
-    """Turns ids into text that is safe to show; what it returns, concatenated, ends before the first stop string."""
+    """Turns ids into text that is safe to show; what it returns, concatenated, ends before the first stop string.
+
+    `matched` is that stop string once it has appeared; of several that begin at one place, the first of `stop`.
+    """
 
     def __init__(self, detokenizer: Detokenizer, stop: Sequence[str]) -> None:
-        self.stopped = False
+        self.matched: str | None = None
         self._detokenizer = detokenizer
         self._stop = tuple(text for text in stop if text)
         self._held = ""
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has appeared."""
+        return self.matched is not None
+
     def push(self, ids: Sequence[int]) -> str:
-        """Text that the new ids complete; sets `stopped` when a stop string appears."""
+        """Text that the new ids complete, as far as no stop string can begin in it."""
         return self._release(self._detokenizer.push(ids), final=False)
 
     def finish(self) -> str:
@@ -23,11 +31,12 @@ class TextStream:
         return "" if self.stopped else self._release(self._detokenizer.flush(), final=True)
 
     def _release(self, text: str, *, final: bool) -> str:
+        if not self._stop:
+            return text
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
+        found = [(at, stop) for stop in self._stop if (at := self._held.find(stop)) >= 0]
         if found:
-            self.stopped = True
-            safe = min(found)
+            safe, self.matched = min(found, key=lambda hit: hit[0])
         else:
             safe = len(self._held) if final else len(self._held) - self._undecided()
         released, self._held = self._held[:safe], "" if self.stopped else self._held[safe:]

@@ -12,7 +12,8 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from engine.kernels.reference_moe import Experts
+from engine.kernels.reference_delta import DeltaWeights
+from engine.kernels.reference_moe import Experts, Linear, Linears
 
 logger = logging.getLogger(__name__)
 
@@ -66,26 +67,24 @@ class Kernels(Protocol):
         self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, state: Tensor, slots: Tensor
     ) -> Tensor: ...
 
+    def delta_net_step(
+        self,
+        qkvz: Tensor,
+        ba: Tensor,
+        weights: DeltaWeights,
+        window: Tensor,
+        state: Tensor,
+        slots: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor: ...
+
     def gated_rms_norm(self, x: Tensor, gate: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor: ...
+
+    def gated_mlp(self, x: Tensor, gate_up: Linears, down: Linear) -> Tensor: ...
 
     def route(self, logits: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]: ...
 
     def moe(self, x: Tensor, gate_up: Experts, down: Experts, weights: Tensor, experts: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class DeltaWeights:
-    """A DeltaNet layer's weights between its projections; all float32.
-
-    `conv` [C, W] over the channels q|k|v; `decay_rate` exp(A_log) and `dt_bias` [Hv]; `norm` [V] with its `eps`.
-    """
-
-    conv: Tensor
-    decay_rate: Tensor
-    dt_bias: Tensor
-    norm: Tensor
-    eps: float
-    key_heads: int
 
 
 @dataclass(frozen=True)
@@ -107,16 +106,10 @@ class FusedKernels(Kernels, Protocol):
 
     CAPTURED_TOKENS: int
 
-    def delta_net_step(
-        self, qkvz: Tensor, ba: Tensor, weights: DeltaWeights, window: Tensor, recurrent: Tensor, slots: Tensor
-    ) -> Tensor:
-        """From projections to the input of out_proj [T, Hv · V], one token of each sequence; `slots` is int64 [T]."""
-        ...
-
     def delta_net_runs(
         self, qkvz: Tensor, ba: Tensor, weights: DeltaWeights, window: Tensor, recurrent: Tensor, plan: Any
     ) -> Tensor:
-        """The same over runs, laid out by `plan_runs`."""
+        """`delta_net_step` over runs, laid out by `plan_runs`: [T, Hv · V] in the dtype of `qkvz`."""
         ...
 
     def norm_rotate_and_store(
@@ -161,7 +154,7 @@ class FusedKernels(Kernels, Protocol):
 
 def fused(kernels: Kernels) -> FusedKernels | None:
     """The family itself if it is a `FusedKernels`."""
-    return cast(FusedKernels, kernels) if hasattr(kernels, "delta_net_step") else None
+    return cast(FusedKernels, kernels) if hasattr(kernels, "delta_net_runs") else None
 
 
 _FAMILIES: Mapping[str, str] = MappingProxyType({"cpu": "cpu", "cuda": "triton"})

@@ -9,20 +9,23 @@ from engine.kernels.reference_delta import (
     causal_conv,
     causal_conv_step,
     delta_gates,
+    delta_net_step,
     delta_rule_chunked,
     delta_rule_step,
     gated_rms_norm,
     plan_runs,
 )
-from engine.kernels.reference_moe import moe, route
+from engine.kernels.reference_moe import gated_mlp, moe, route
 
 __all__ = [
     "add_rms_norm",
     "causal_conv",
     "causal_conv_step",
     "delta_gates",
+    "delta_net_step",
     "delta_rule_chunked",
     "delta_rule_step",
+    "gated_mlp",
     "gated_rms_norm",
     "moe",
     "paged_attention",

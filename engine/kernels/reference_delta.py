@@ -9,7 +9,9 @@ state tensors [slots, ...] are changed in place at each run's slot.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,6 +37,23 @@ class RunPlan:
     rows: Tensor  # [N, CHUNK] int64: the row of T of each place in a chunk; any row where there is none
     used: Tensor  # [N, CHUNK] float32: 1 where there is a token, 0 in the padding
     places: Tensor  # [T] int64: where each row of T went in the N x CHUNK places
+
+
+@dataclass(frozen=True)
+class DeltaWeights:
+    """What a DeltaNet layer has beside its projections, float32: convolution [C, W], exp(A_log), dt_bias, norm [V]."""
+
+    conv: Tensor
+    decay_rate: Tensor  # [Hv]
+    dt_bias: Tensor  # [Hv]
+    norm: Tensor
+    eps: float
+    key_heads: int
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The tensors, on CPU, as numpy sees them: made once for kernels that are called for every token."""
+        return tuple(x.contiguous().numpy() for x in (self.conv, self.decay_rate, self.dt_bias, self.norm))
 
 
 def plan_runs(lens: tuple[int, ...], slots: Tensor) -> RunPlan:
@@ -97,6 +116,49 @@ def delta_gates(a: Tensor, b: Tensor, decay_rate: Tensor, dt_bias: Tensor) -> tu
     `decay_rate` is exp(A_log) and, as `dt_bias`, float32 [Hv].
     """
     return -decay_rate * F.softplus(a.float() + dt_bias), torch.sigmoid(b.float())
+
+
+def split_projections(qkvz: Tensor, ba: Tensor, weights: DeltaWeights, value_dim: int) -> tuple[Tensor, ...]:
+    """Un-interleave [T, Hk · (K + K + rV + rV)] and [T, Hk · 2r] into q|k|v [T, C], z [T, Hv, V], b and a [T, Hv].
+
+    Each of the Hk key heads has its r = Hv / Hk value heads' parts after its own.
+    """
+    heads, tokens = weights.key_heads, qkvz.shape[0]
+    values = weights.decay_rate.shape[0] // heads * value_dim
+    keys = qkvz.shape[1] // (2 * heads) - values
+    q, k, v, z = torch.split(qkvz.view(tokens, heads, -1), [keys, keys, values, values], dim=-1)
+    b, a = ba.view(tokens, heads, 2, -1).unbind(2)
+    mixed = torch.cat((q.flatten(1), k.flatten(1), v.flatten(1)), dim=-1)
+    return mixed, z.reshape(tokens, -1, value_dim), b.flatten(1), a.flatten(1)
+
+
+def split_heads(mixed: Tensor, heads: int, values: int, value_dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k [T, heads, K] and v [T, values, V] as views of q|k|v."""
+    keys = (mixed.shape[1] - values * value_dim) // 2
+    q, k, v = mixed[:, :keys], mixed[:, keys : 2 * keys], mixed[:, 2 * keys :]
+    return q.view(-1, heads, keys // heads), k.view(-1, heads, keys // heads), v.view(-1, values, value_dim)
+
+
+def delta_net_step(
+    qkvz: Tensor, ba: Tensor, weights: DeltaWeights, window: Tensor, state: Tensor, slots: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """One token of each sequence from its projections to the gated norm: [B, Hv, V] in `dtype`.
+
+    `causal_conv_step`, `delta_gates`, `delta_rule_step` and `gated_rms_norm` of what `split_projections` gives.
+    """
+    output, z = ungated_step(qkvz, ba, weights, window, state, slots)
+    return gated_rms_norm(output, z, weights.norm, weights.eps, dtype)
+
+
+def ungated_step(
+    qkvz: Tensor, ba: Tensor, weights: DeltaWeights, window: Tensor, state: Tensor, slots: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`delta_net_step` up to the gated norm: what that takes, and its gate."""
+    mixed, z, b, a = split_projections(qkvz, ba, weights, state.shape[3])
+    g, beta = delta_gates(a, b, weights.decay_rate, weights.dt_bias)
+    mixed = causal_conv_step(mixed, weights.conv, window, slots)
+    q, k, v = split_heads(mixed, weights.key_heads, state.shape[1], state.shape[3])
+    return delta_rule_step(q, k, v, g, beta, state, slots), z
 
 
 def delta_rule_chunked(

@@ -1,14 +1,37 @@
 """Mixture of experts in plain torch: top-k routing, and each expert over the tokens that chose it."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 
+class Linear(Protocol):
+    """A linear layer over a matrix packed in any format."""
+
+    bias: Tensor | None
+    own: tuple[int, Any] | None
+    """The format's number and the matrix as the CPU's own kernels know it, if they do."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Linears(Protocol):
+    """Linear layers of one input; `own` as of `Linear`, None where a layer has a bias or formats differ."""
+
+    own: tuple[int, Any] | None
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]: ...
+
+
 class Experts(Protocol):
     """A stack of E matrices [out, in], packed in any format."""
+
+    @property
+    def own(self) -> tuple[tuple[int, Any], ...] | None:
+        """As `Linear.own`: of the stack, or of each half of its rows where these have a format each."""
+        ...
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
@@ -20,6 +43,12 @@ class Experts(Protocol):
     def gather(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """Experts `ids` int64 [n] dequantized: [n, out, in] in `dtype`."""
         ...
+
+
+def gated_mlp(x: Tensor, gate_up: Linears, down: Linear) -> Tensor:
+    """`down(silu(gate x) · up x)`: [T, in] to [T, out] in the dtype of `x`."""
+    gate, up = gate_up(x)
+    return down(torch.nn.functional.silu(gate) * up)
 
 
 def route(logits: Tensor, top_k: int, renormalise: bool) -> tuple[Tensor, Tensor]:

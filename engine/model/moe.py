@@ -18,7 +18,7 @@ class SparseMoE:
     def __init__(self, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
         self.kernels = kernels
         self.top_k, self.renormalise = config.num_experts_per_token, config.norm_topk_prob
-        self.router = scope.joint("gate", "shared_expert_gate")
+        self.gates = scope.joint("gate", "shared_expert_gate")
         self.gate_up, self.down = scope.experts("experts.gate_up_proj"), scope.experts("experts.down_proj")
         self.shared = DenseMLP(scope.below("shared_expert"), kernels)
         self.fused = shared_moe(kernels)
@@ -37,7 +37,7 @@ class SparseMoE:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, hidden] -> float32 [T, hidden]."""
-        logits, shared_logit = self.router(x)
+        logits, shared_logit = self.gates(x)
         weights, experts = self.kernels.route(logits, self.top_k, self.renormalise)
         if self.fused is not None and self.stack is not None and x.dtype == torch.bfloat16:
             return self.fused.moe_of_stack(x, self.stack, weights, experts, shared_logit)

@@ -1,11 +1,17 @@
 """Several projections of one input."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from engine.quant.formats import Packed, join_rows
+from engine.quant.gpu import takes
 from engine.quant.linear import QuantizedLinear
 from engine.quant.own import cpu_kernels
+
+ALIGNED = 8
+"""Outputs in multiples of which a GPU's library multiplies at full speed; 513 take it 10 times as long as 512."""
 
 
 class JointLinear:
@@ -18,19 +24,24 @@ class JointLinear:
     def __init__(self, *linears: QuantizedLinear) -> None:
         self.linears = linears
         own = [linear.own for linear in linears if linear.own is not None and linear.bias is None]
-        alike = len({(kind, matrix[2:]) for kind, matrix in own}) == 1
-        self._own = tuple(matrix for _, matrix in own) if alike and len(own) == len(linears) else ()
-        self._kind = own[0][0] if self._own else None
+        self.own: tuple[int, Any] | None = None
+        if len(own) == len(linears) and len({kind for kind, _ in own}) == 1:
+            self.own = own[0][0], cpu_kernels().join(tuple(matrices for _, matrices in own))
         self.joined = _joined(linears)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [T, in] to one [T, out] for each layer, in the dtype of `x`; on a GPU views of one result."""
-        if self.joined is not None:
+        if self.joined is not None and self._joins(x, self.joined):
             return torch.split(self.joined(x), [linear.out_features for linear in self.linears], dim=1)
-        if not self._own or x.dtype != torch.float32:
+        if self.own is None or x.dtype != torch.float32:
             return tuple([linear(x) for linear in self.linears])
-        results: tuple[Tensor, ...] = cpu_kernels().matmul(x, self._own, self._kind)
+        kind, matrices = self.own
+        results: tuple[Tensor, ...] = cpu_kernels().matmul(x, matrices, kind)
         return results
+
+    @staticmethod
+    def _joins(x: Tensor, joined: QuantizedLinear) -> bool:
+        return (joined.gpu is not None and takes(x)) or joined.out_features % ALIGNED == 0
 
 
 def _joined(linears: tuple[QuantizedLinear, ...]) -> QuantizedLinear | None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from engine.quant import fp8_dynamic, whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
 from engine.quant.gpu import gpu_kernels, gpu_matrix, takes
-from engine.quant.own import cpu_kernels, own_matrix
+from engine.quant.own import cpu_kernels, own_matrix, own_view
 
 FLOAT32_ROWS = 64
 """Rows of activations up to which the CPU's own kernels, which read packed weights and work in float32, win over
@@ -39,7 +41,7 @@ class QuantizedLinear:
         """x [T, in] in float32 or bfloat16 to [T, out] in the same dtype."""
         if self.own is not None and (x.dtype == torch.float32 or x.shape[0] <= FLOAT32_ROWS):
             kind, matrix = self.own
-            y: Tensor = cpu_kernels().matmul(x.float(), (matrix,), kind)[0].to(x.dtype)
+            y: Tensor = cpu_kernels().matmul(x.float(), matrix, kind)[0].to(x.dtype)
         elif self.gpu is not None and takes(x):
             y = gpu_kernels("linear").multiply(x, self.gpu)
         else:
@@ -68,6 +70,16 @@ class PackedExperts:
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
+    @cached_property
+    def own(self) -> tuple[tuple[int, Any], ...] | None:
+        """The stack as the CPU's own kernels know it, or its two halves of rows, if they do."""
+        formats = self.format.split("+")
+        parts = [self.tensors] if len(formats) == 1 else [_numbered(self.tensors, i) for i in range(len(formats))]
+        views = [own_view(f, part, self.shape[2], self.group) for f, part in zip(formats, parts, strict=True)]
+        known = tuple(view for view in views if view is not None)
+        halves = len(known) == 1 or [2 * matrices.rows[0] for _, matrices in known] == 2 * [self.shape[1]]
+        return known if len(known) == len(views) and halves else None
+
     def expert_packed(self, index: int) -> Packed:
         """One expert's matrix, without a copy."""
         views = {name: tensor[index] for name, tensor in self.tensors.items()}
@@ -88,6 +100,11 @@ class PackedExperts:
         if target.type == own.type and target.index in (None, own.index):
             return self
         return stack_experts([self.expert_packed(index).to(device) for index in range(self.shape[0])])
+
+
+def _numbered(tensors: Mapping[str, Tensor], part: int) -> dict[str, Tensor]:
+    """A row part's own tensors; see `Packed`."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
 
 
 def stack_experts(experts: list[Packed]) -> PackedExperts:

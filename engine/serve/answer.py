@@ -1,16 +1,38 @@
 """HTTP responses that follow a Stream: a whole body, or server-sent events; a client that leaves aborts the request."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
+from typing import Protocol
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.core.request import Request, StepOutput
-from engine.serve.completion import Format, Tally
-from engine.serve.errors import error_body, error_response, user_error_response
+from engine.serve.completion import Tally
+from engine.serve.errors import error_response, user_error_response
 from engine.serve.session import FAILED, Session, Stream
+
+
+class AnswerForm(Protocol):
+    """How one API writes an answer: the whole of it, or its events in the order of these methods."""
+
+    def body(self, tallies: Sequence[Tally]) -> bytes:
+        """The whole answer as JSON."""
+
+    def opening(self) -> bytes:
+        """Events before the first token."""
+
+    def event(self, output: StepOutput) -> bytes:
+        """What one output adds, or nothing while its text is held back."""
+
+    def ending(self, output: StepOutput) -> bytes:
+        """What follows the last output of one choice."""
+
+    def closing(self, tallies: Sequence[Tally]) -> bytes:
+        """What follows the last choice."""
+
+    def failure(self, message: str) -> bytes:
+        """What ends the events of a request that failed after its beginning."""
 
 
 class Answer(Response):
@@ -20,7 +42,7 @@ class Answer(Response):
     aborted as soon as the client disconnects.
     """
 
-    def __init__(self, session: Session, request: Request, form: Format, *, events: bool) -> None:
+    def __init__(self, session: Session, request: Request, form: AnswerForm, *, events: bool) -> None:
         super().__init__()
         self._session = session
         self._request = request
@@ -57,32 +79,28 @@ class Answer(Response):
             return
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        tallies, before = self._tallies(), self._form.opening()
-        async for output in _chain(first, stream):
-            tallies[output.index].add(output)
-            ended = output.finish_reason in FAILED or all(tally.finish_reason for tally in tallies)
-            body = before + self._event(output)
-            if ended and output.finish_reason not in FAILED:
-                body += self._form.closing(tallies)
-            before = b""
+        tallies, opening = self._tallies(), self._form.opening()
+        body, ended = self._event(first, tallies)
+        await send({"type": "http.response.body", "body": opening + body, "more_body": not ended})
+        async for output in stream:
+            body, ended = self._event(output, tallies)
             if body:
                 await send({"type": "http.response.body", "body": body, "more_body": not ended})
 
     def _tallies(self) -> list[Tally]:
         return [Tally() for _ in range(self._request.params.n)]
 
-    def _event(self, output: StepOutput) -> bytes:
+    def _event(self, output: StepOutput, tallies: Sequence[Tally]) -> tuple[bytes, bool]:
+        """What one output adds to the events, and whether it is the last."""
+        tallies[output.index].add(output)
         body = self._form.event(output)
+        if output.finish_reason is None:
+            return body, False
         if output.finish_reason in FAILED:
-            error = error_body(500, output.error or "the request was aborted")
-            return body + f"data: {json.dumps(error)}\n\n".encode()
-        return body if output.finish_reason is None else body + self._form.ending(output)
-
-
-async def _chain(first: StepOutput, stream: Stream) -> AsyncIterator[StepOutput]:
-    yield first
-    async for output in stream:
-        yield output
+            return body + self._form.failure(output.error or "the request was aborted"), True
+        body += self._form.ending(output)
+        ended = all(tally.finish_reason for tally in tallies)
+        return body + self._form.closing(tallies) if ended else body, ended
 
 
 async def _close_on_disconnect(receive: Receive, stream: Stream) -> None:

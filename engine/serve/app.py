@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import errno
-import hmac
 import logging
-import math
 import os
+import resource
 import signal
 import socket
 import threading
@@ -19,19 +18,49 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
 
+from engine.config import EngineConfig
 from engine.errors import UserError
-from engine.serve import errors, metrics, openai
+from engine.serve import errors, messages, metrics, openai, page, responses, tokenization
+from engine.serve.body import DEFAULT_MAX_BODY, BodyGuard
+from engine.serve.connection import Connection
+from engine.serve.keys import ApiKeys
 from engine.serve.service import Service
 from engine.serve.session import Session, State
+from engine.serve.traffic import Traffic, TrafficGate
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MAX_WAITING = 1024
+"""Requests that may wait for a place in the batch."""
 
-def build_app(session: Session, api_keys: Sequence[str] = ()) -> FastAPI:
-    """The application over `session`, which starts and closes with it. `api_keys` guard `/v1/*` when there are any."""
+CLOSING_SECONDS = 5
+"""How long the last answers may take to leave once everything has ended."""
+
+KEEP_ALIVE_SECONDS = 30
+"""Longer than clients keep an idle connection, so that none sends a request into one that is being closed."""
+
+OPEN_FILES = 1 << 16
+
+SEND_BUFFER = 1 << 17
+"""Bytes that the kernel may hold of what a client has not read; by itself it takes megabytes for each."""
+
+
+def build_app(
+    session: Session,
+    api_keys: Sequence[str] = (),
+    *,
+    max_body: int = DEFAULT_MAX_BODY,
+    max_open: int | None = None,
+    cors_origins: Sequence[str] = (),
+) -> FastAPI:
+    """The application over `session`, which starts and closes with it.
+
+    `api_keys` guard what `engine.serve.keys` says, when there are any. `max_body` is in bytes, `max_open` the number of
+    POST requests taken at once. Pages of `cors_origins` may call the API from a browser; none may by default.
+    `app.state.traffic` is the Traffic through it.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -47,9 +76,19 @@ def build_app(session: Session, api_keys: Sequence[str] = ()) -> FastAPI:
     # The pages that FastAPI offers load scripts from elsewhere.
     app = FastAPI(title="sweq-engine", lifespan=lifespan, docs_url=None, redoc_url=None)
     errors.install(app)
+    app.include_router(page.build_router(session))
     app.include_router(openai.build_router(session, service))
+    app.include_router(messages.build_router(session, service))
+    app.include_router(responses.build_router(session, service))
+    app.include_router(tokenization.build_router(service))
+    traffic = app.state.traffic = Traffic(max_open)
+    # The last one added sees a request first.
+    app.add_middleware(BodyGuard, max_body=max_body)
     if api_keys:
         app.add_middleware(ApiKeys, keys=api_keys)
+    app.add_middleware(TrafficGate, traffic=traffic)
+    if cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"])
 
     @app.get("/health", response_model=None)
     async def health() -> JSONResponse:
@@ -57,56 +96,54 @@ def build_app(session: Session, api_keys: Sequence[str] = ()) -> FastAPI:
             return JSONResponse({"status": "ok"})
         return JSONResponse({"status": session.state, "error": session.error and str(session.error)}, 503)
 
+    @app.get("/ready", response_model=None)
+    async def ready() -> JSONResponse:
+        state = "draining" if traffic.is_draining else session.state
+        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
+
     @app.get("/version")
     async def version() -> dict[str, Any]:
         return dict(service().identity)
 
     @app.get("/metrics", response_model=None)
     async def metrics_page() -> Response:
-        return Response(metrics.render(session), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.render(session, traffic), media_type=CONTENT_TYPE_LATEST)
 
     return app
 
 
-class ApiKeys:
-    """Lets a request to `/v1/*` through when its `Authorization: Bearer` names one of the keys."""
-
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self._app = app
-        self._keys = [key.encode() for key in keys]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/") and not self._allowed(Headers(scope=scope)):
-            refusal = errors.error_response(401, "wrong or missing API key", code="invalid_api_key")
-            await refusal(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _allowed(self, headers: Headers) -> bool:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        given = key.strip().encode() if scheme.lower() == "bearer" else b""
-        # Every key is compared in constant time, so that the answer's delay says nothing about any of them.
-        return sum(hmac.compare_digest(given, known) for known in self._keys) > 0
-
-
 class DrainingServer(uvicorn.Server):
-    """Finishes running requests when asked to stop; after `drain_seconds` it ends them with an error they can read."""
+    """Finishes running requests when asked to stop; after `drain_seconds` it ends them with an error they can read.
+
+    Meanwhile it listens on, so that new requests and `/ready` get a 503 rather than a refused connection.
+    """
 
     def __init__(self, app: FastAPI, session: Session, drain_seconds: float) -> None:
-        # uvicorn's own limit cuts the connections, so it comes after ours.
-        limit = math.ceil(drain_seconds) + 5
         super().__init__(
-            uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=limit)
+            uvicorn.Config(
+                app,
+                http=Connection,
+                ws="none",
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=CLOSING_SECONDS,
+            )
         )
         self._session = session
+        self._traffic: Traffic = app.state.traffic
         self._drain_seconds = drain_seconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        timer = asyncio.get_running_loop().call_later(self._drain_seconds, self._session.end_all)
-        try:
-            await super().shutdown(sockets)
-        finally:
-            timer.cancel()
+        self._traffic.is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                while self._traffic.open and not self.force_exit:
+                    await asyncio.sleep(0.02)
+        self._session.end_all()
+        await super().shutdown(sockets)
 
 
 def serve(
@@ -115,24 +152,23 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
-    max_context: int | None = None,
-    max_running: int = 32,
+    config: EngineConfig,
     api_keys: Sequence[str] = (),
     served_model_name: str | None = None,
-    device: str | None = None,
+    max_body: int = DEFAULT_MAX_BODY,
+    max_waiting: int = DEFAULT_MAX_WAITING,
+    cors_origins: Sequence[str] = (),
     drain_seconds: float = 30,
 ) -> None:
     """Serve `model` until SIGTERM or Ctrl-C, then finish what runs within `drain_seconds` and return.
 
     `port` 0 takes a free one. The server listens at once and answers 503 until the model is loaded; then one line on
-    stdout says where. `device` None takes a GPU when there is one. Raises UserError when the port is taken or the model
-    cannot be loaded.
+    stdout says where. More than `max_waiting` requests beside those in the batch are refused with 429, bodies of more
+    than `max_body` bytes with 413. Raises UserError when the port is taken or the model cannot be loaded.
     """
     # Imported here so that the HTTP layer does not need torch.
-    from engine.config import EngineConfig
-    from engine.serve.opening import default_device, open_service
+    from engine.serve.opening import open_service
 
-    config = EngineConfig(max_context=max_context, max_running=max_running, device=device or default_device())
     listener = bind(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
 
@@ -143,7 +179,11 @@ def serve(
             server.should_exit = True
 
     session = Session(partial(open_service, model, quant, config, served_model_name), on_change)
-    server = DrainingServer(build_app(session, api_keys), session, drain_seconds)
+    app = build_app(
+        session, api_keys, max_body=max_body, max_open=config.max_running + max_waiting, cors_origins=cors_origins
+    )
+    server = DrainingServer(app, session, drain_seconds)
+    _allow_open_files()
     with _handled_signals():
         server.run(sockets=[listener])
         if session.is_loading:
@@ -158,6 +198,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; UserError in one line when the address is taken or is not ours."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     try:
         listener.bind((host, port))
         listener.listen(2048)
@@ -167,6 +208,14 @@ def bind(host: str, port: int) -> socket.socket:
             raise UserError(f"port {port} on {host} is taken: choose another with --port") from error
         raise UserError(f"cannot listen on {host} port {port}: {error}") from error
     return listener
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files, often 1,024, so that as many clients can connect as may wait."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _announce(service: Service, url: str) -> None:

@@ -1,7 +1,7 @@
 """Chat completions: the prompt of a conversation, and its answers in the wire form, with tool calls and replay."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,14 @@ class Dialogue:
     @classmethod
     def open(cls, service: Service, fields: ChatFields) -> "Dialogue":
         """Render the conversation; RequestError for what cannot be served as asked."""
-        template = service.chat_template()
         plan = plan_tools(service, fields.tools, fields.tool_choice, fields.parallel_tool_calls)
-        prompt = build_prompt(template, service.tokenizer, service.history, fields.messages, plan.tools)
+        return cls.render(service, fields.messages, plan)
+
+    @classmethod
+    def render(cls, service: Service, messages: Sequence[Mapping[str, Any]], plan: ToolPlan) -> "Dialogue":
+        """The dialogue of chat `messages` whose tools are planned."""
+        template = service.chat_template()
+        prompt = build_prompt(template, service.tokenizer, service.history, messages, plan.tools, service.most_tokens)
         return cls(service, prompt, plan, plan.lead(service.tokenizer))
 
     @property
@@ -99,6 +104,9 @@ class ChatFormat(Format):
             deltas = [{}]
         events = []
         for delta in deltas:
+            if logprobs is None and delta.keys() == {"content"}:
+                events.append(self._text_event(output.index, '"delta": {"content": ', delta["content"], "}"))
+                continue
             events.append(self._choice_event(output.index, {"delta": delta, "logprobs": logprobs}, None))
             logprobs = None
         return b"".join(events)

@@ -1,19 +1,24 @@
 """Request bodies of the OpenAI endpoints, checked strictly and turned into SamplingParams."""
 
 import logging
+from collections.abc import Iterable, Set
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from engine.core.request import Grammar, SamplingParams
 from engine.errors import RequestError
+from engine.serve.described import ChatMessages, ChatTools
 from engine.serve.formats import ResponseFormat, StructuredOutputs
 
 logger = logging.getLogger(__name__)
 
 MAX_STOP_STRINGS = 16
+MAX_STOP_LENGTH = 1024
 MAX_CHOICES = 128
 MAX_SESSION_ID = 256
+LOGGED_FIELDS = 1000
+LOGGED_NAME = 80
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "functions": (None, []),
@@ -33,7 +38,19 @@ def _stop_strings(value: Any) -> list[str]:
         raise ValueError("must be a non-empty string or a list of them")
     if len(strings) > MAX_STOP_STRINGS:
         raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings")
+    if any(len(string) > MAX_STOP_LENGTH for string in strings):
+        raise ValueError(f"at most {MAX_STOP_LENGTH} characters in a stop string")
     return strings
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
+StopStrings = Annotated[
+    list[str],
+    BeforeValidator(
+        _stop_strings,
+        json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None,
+    ),
+]
 
 
 def _one_prompt(value: Any) -> str | list[int]:
@@ -65,7 +82,12 @@ class StreamOptions(BaseModel):
 
 
 class GenerationFields(BaseModel):
-    """What both endpoints share. Unknown fields are accepted; a wrong type is an error that names the field."""
+    """What all endpoints share. Unknown fields are accepted; a wrong type is an error that names the field.
+
+    `prompt_field` is the field that errors about the prompt name.
+    """
+
+    prompt_field: ClassVar[str]
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
@@ -79,7 +101,7 @@ class GenerationFields(BaseModel):
     top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[list[str], BeforeValidator(_stop_strings)] = Field(default_factory=list)
+    stop: StopStrings = Field(default_factory=list)
     session_id: Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -93,6 +115,16 @@ class GenerationFields(BaseModel):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def token_limit(self) -> int | None:
+        """The most tokens to generate, None for all that fit."""
+        return self.max_tokens
+
+    @property
+    def alternatives(self) -> int | None:
+        """Number of alternatives to report per token, None for no log-probabilities."""
+        return None
 
     @property
     def echoes_prompt(self) -> bool:
@@ -142,11 +174,11 @@ class ChatFields(GenerationFields):
 
     prompt_field: ClassVar[str] = "messages"
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: ChatMessages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ChatTools | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
 
@@ -156,7 +188,6 @@ class ChatFields(GenerationFields):
 
     @property
     def alternatives(self) -> int | None:
-        """Number of alternatives to report per token, None for no log-probabilities."""
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
@@ -170,10 +201,6 @@ class CompletionFields(GenerationFields):
     prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-
-    @property
-    def token_limit(self) -> int | None:
-        return self.max_tokens
 
     @property
     def echoes_prompt(self) -> bool:
@@ -190,8 +217,17 @@ class FieldLog:
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
-    def note(self, fields: GenerationFields) -> None:
-        new = sorted(set(fields.extra_fields()) - self._seen - set(NEUTRAL))
-        if new and len(self._seen) < 1000:
+    def note(self, fields: BaseModel) -> None:
+        names = set(fields.model_extra or {}) - set(NEUTRAL)
+        self._log("ignoring unknown request fields: %s", {repr(name[:LOGGED_NAME]) for name in names})
+
+    def note_tools(self, kinds: Iterable[str]) -> None:
+        """Log the kinds of tools, in words, that a request offers in vain."""
+        self._log("ignoring what no model here can call: %s", {f"tool: {kind[:LOGGED_NAME]}" for kind in kinds})
+
+    def _log(self, message: str, names: Set[str]) -> None:
+        # A client that makes names up fills neither the log nor the memory.
+        new = sorted(names - self._seen)[: LOGGED_FIELDS - len(self._seen)]
+        if new:
             self._seen.update(new)
-            logger.warning("ignoring unknown request fields: %s", ", ".join(repr(name) for name in new))
+            logger.warning(message, ", ".join(new))

@@ -1,12 +1,13 @@
-"""Prometheus metrics, read from the engine's counters when they are asked for."""
+"""Prometheus metrics, read from the counters of the engine and of what surrounds it when they are asked for."""
 
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine.serve.session import Session
+from engine.serve.traffic import Traffic
 
 GAUGES = {
     "running": "Requests in the running batch",
@@ -22,6 +23,7 @@ GAUGES = {
 }
 COUNTERS = {
     "prompt_tokens": "Prompt tokens of admitted requests",
+    "prefilled_tokens": "Prompt tokens computed",
     "generated_tokens": "Tokens generated",
     "preemptions": "Requests put back to be computed again",
     "prefix_hit_tokens": "Prompt tokens taken from the prefix cache",
@@ -32,23 +34,68 @@ COUNTERS = {
 }
 
 
-def render(session: Session) -> bytes:
+REPLAY = {
+    "replayed_turns": "Assistant turns put into prompts as the ids that were generated",
+    "replayed_tokens": "Tokens of these turns",
+    "tokenized_turns": "Assistant turns put into prompts by tokenizing their text",
+}
+
+
+def render(session: Session, traffic: Traffic) -> bytes:
     """The metrics page in Prometheus' text format; a figure that the engine does not count is left out."""
     registry = CollectorRegistry()
-    registry.register(_EngineCollector(session))
+    registry.register(_ServerCollector(session, traffic))
     return generate_latest(registry)
 
 
-class _EngineCollector(Collector):
-    def __init__(self, session: Session) -> None:
+class _ServerCollector(Collector):
+    def __init__(self, session: Session, traffic: Traffic) -> None:
         self._session = session
+        self._traffic = traffic
 
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        stats = self._session.stats
+    def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("sweq_ready", "1 when the model is loaded", value=self._session.state == "ready")
+        yield from self._engine()
+        yield from self._requests()
+        yield from self._histograms()
+
+    def _engine(self) -> Iterator[Metric]:
+        stats = self._session.stats
         for name, text in GAUGES.items():
             if name in stats:
                 yield GaugeMetricFamily(f"sweq_{name}", text, value=stats[name])
         for name, text in COUNTERS.items():
             if name in stats:
                 yield CounterMetricFamily(f"sweq_{name}", text, value=stats[name])
+        if self._session.service is not None:
+            for name, text in REPLAY.items():
+                yield CounterMetricFamily(f"sweq_{name}", text, value=getattr(self._session.service.history, name))
+
+    def _requests(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("sweq_open_requests", "POST requests taken and not yet answered", self._traffic.open)
+        requests = CounterMetricFamily(
+            "sweq_requests", "HTTP requests by outcome; 499: the client left before the end", labels=("route", "status")
+        )
+        for (route, status), count in sorted(self._traffic.outcomes.items()):
+            requests.add_metric((route, str(status)), count)
+        yield requests
+        finished = CounterMetricFamily(
+            "sweq_finished", "Completions by the reason for their end", labels=("finish_reason",)
+        )
+        for reason, count in sorted(self._session.meter.finished.items()):
+            finished.add_metric((reason,), count)
+        yield finished
+
+    def _histograms(self) -> Iterator[Metric]:
+        meter = self._session.meter
+        for name, text, histogram in (
+            ("time_to_first_token", "From a request's entry into the queue to its first token", meter.first_token),
+            (
+                "inter_token",
+                "Between a completion's tokens; those that come together share their time",
+                meter.inter_token,
+            ),
+        ):
+            yield HistogramMetricFamily(
+                f"sweq_{name}_seconds", text, buckets=histogram.buckets(), sum_value=histogram.sum
+            )

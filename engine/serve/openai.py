@@ -2,17 +2,17 @@
 
 import asyncio
 import time
-import uuid
 from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Response
 
-from engine.core.request import Request, SamplingParams
-from engine.errors import RequestError
+from engine.core.request import Request
+from engine.errors import MissingError, RequestError
 from engine.serve.answer import Answer
 from engine.serve.chat import ChatFormat, Dialogue
 from engine.serve.completion import CompletionFormat
+from engine.serve.engine_request import engine_request, sampling_params
 from engine.serve.fields import MAX_SESSION_ID, ChatFields, CompletionFields, FieldLog, GenerationFields
 from engine.serve.service import Service
 from engine.serve.session import Session
@@ -58,7 +58,8 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
     @router.get("/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         if name != service().name:
-            raise RequestError(f"the model {name!r} does not exist; this server has {service().name!r}", param="model")
+            message = f"the model {name!r} does not exist; this server has {service().name!r}"
+            raise MissingError(message, param="model", code="model_not_found")
         return _model_card(service(), started)
 
     return router
@@ -66,32 +67,16 @@ def build_router(session: Session, service: Callable[[], Service]) -> APIRouter:
 
 def _chat_request(service: Service, fields: ChatFields, session_header: str | None) -> tuple[Request, Dialogue]:
     dialogue = Dialogue.open(service, fields)
-    params = _params(service, fields, len(dialogue.prompt_ids))
-    return _request(
+    params = sampling_params(service, fields, len(dialogue.prompt_ids))
+    return engine_request(
         service, fields, "chatcmpl-", dialogue.prompt_ids, dialogue.plan.constrain(params), session_header
     ), dialogue
 
 
 def _completion_request(service: Service, fields: CompletionFields, session_header: str | None) -> Request:
     prompt = _completion_prompt(service, fields)
-    return _request(service, fields, "cmpl-", prompt, _params(service, fields, len(prompt)), session_header)
-
-
-def _params(service: Service, fields: ChatFields | CompletionFields, prompt_tokens: int) -> SamplingParams:
-    fields.check_supported()
-    return fields.sampling(_max_tokens(service, fields, prompt_tokens), fields.alternatives)
-
-
-def _request(
-    service: Service,
-    fields: GenerationFields,
-    prefix: str,
-    prompt: list[int],
-    params: SamplingParams,
-    session_header: str | None,
-) -> Request:
-    service.engine.prepare(params)
-    return Request(prefix + uuid.uuid4().hex, tuple(prompt), params, fields.session_id or session_header)
+    params = sampling_params(service, fields, len(prompt))
+    return engine_request(service, fields, "cmpl-", prompt, params, session_header)
 
 
 def _options(request: Request, fields: GenerationFields) -> dict[str, Any]:
@@ -102,31 +87,11 @@ def _options(request: Request, fields: GenerationFields) -> dict[str, Any]:
 
 def _completion_prompt(service: Service, fields: CompletionFields) -> list[int]:
     if isinstance(fields.prompt, str):
-        return service.tokenizer.encode(fields.prompt)
+        return service.tokenizer.encode(fields.prompt, most=service.most_tokens)
     size = service.tokenizer.vocab_size
     if not all(0 <= token < size for token in fields.prompt):
         raise RequestError(f"prompt: token ids must be between 0 and {size - 1}", param="prompt")
     return fields.prompt
-
-
-def _max_tokens(service: Service, fields: ChatFields | CompletionFields, prompt_tokens: int) -> int:
-    """The tokens that may follow: what was asked, at most what remains of the context.
-
-    Clients ask for fixed large limits whatever the model, so more than remains is cut rather than refused; the answer
-    then ends with `length`.
-    """
-    param = fields.prompt_field
-    if prompt_tokens == 0:
-        raise RequestError(f"{param}: the prompt is empty", param=param)
-    remaining = service.max_context - prompt_tokens
-    if remaining < 1:
-        raise RequestError(
-            f"this model's maximum context length is {service.max_context} tokens, prompt and completion together; "
-            f"the prompt has {prompt_tokens}",
-            param=param,
-            code="context_length_exceeded",
-        )
-    return min(fields.token_limit or remaining, remaining)
 
 
 def _model_card(service: Service, created: int) -> dict[str, Any]:

@@ -35,11 +35,6 @@ def open_service(model: str, quant: str, config: EngineConfig, name: str | None 
     )
 
 
-def default_device() -> str:
-    """The GPU when there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def model_name(model: str) -> str:
     """A short name for a model given as a path, `package:` file, hub id or `synthetic:` shape."""
     if model.startswith("synthetic:") or (not model.startswith(("package:", "/", ".")) and not model.endswith(".gguf")):

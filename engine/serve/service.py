@@ -49,6 +49,11 @@ class Service:
     identity: Mapping[str, Any]
     history: TurnHistory = field(default_factory=TurnHistory)
 
+    @property
+    def most_tokens(self) -> int:
+        """Longer texts are not tokenized to their end: far more than fits, so that clients can still count too much."""
+        return 4 * self.max_context
+
     def chat_template(self) -> ChatTemplate:
         """The chat template; RequestError naming the model when the checkpoint has none."""
         if self.template is None:

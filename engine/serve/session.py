@@ -4,12 +4,14 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from engine.core.request import Request, StepOutput
 from engine.errors import UserError
+from engine.serve.meter import Meter, Stopwatch
 from engine.serve.service import Service, StepEngine
 
 logger = logging.getLogger(__name__)
@@ -31,10 +33,11 @@ class Stream:
 
     def __init__(self, request_id: str, abort: Callable[[str], None], choices: int = 1) -> None:
         self.request_id = request_id
+        self.watch = Stopwatch(time.monotonic())
         self.rejection: UserError | None = None
         self._abort = abort
         self._pending: dict[int, list[StepOutput]] = {}
-        self._ready = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
         self._open = set(range(choices))
 
     def __enter__(self) -> "Stream":
@@ -50,8 +53,8 @@ class Stream:
         while not self._pending:
             if self.is_done:
                 raise StopAsyncIteration
-            self._ready.clear()
-            await self._ready.wait()
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
         return merge(self._pending.pop(next(iter(self._pending))))
 
     @property
@@ -68,7 +71,7 @@ class Stream:
             self._open.clear()
         elif output.finish_reason is not None:
             self._open.discard(output.index)
-        self._ready.set()
+        self._wake_reader()
 
     def close(self) -> None:
         """Stop listening; a reader that waits ends at once."""
@@ -76,7 +79,11 @@ class Stream:
             self._open.clear()
             self._pending.clear()
             self._abort(self.request_id)
-        self._ready.set()
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class Session:
@@ -84,7 +91,8 @@ class Session:
 
     `open_service` is called on that thread, so loading does not block the server. `on_change` is called on the event
     loop whenever `state` changes: "loading" -> "ready" | "failed", later "failed" | "closed". When a step raises, every
-    request ends with an error, the state is "failed" for good and `error` says why. `stats` is the engine's latest.
+    request ends with an error, the state is "failed" for good and `error` says why. `stats` is the engine's latest;
+    `meter` measures what passes through.
     """
 
     def __init__(self, open_service: Callable[[], Service], on_change: Callable[[State], None] | None = None) -> None:
@@ -92,6 +100,7 @@ class Session:
         self.error: BaseException | None = None
         self.service: Service | None = None
         self.stats: dict[str, Any] = {}
+        self.meter = Meter()
         self._open_service = open_service
         self._on_change = on_change
         self._commands: queue.SimpleQueue[Callable[[StepEngine], None] | None] = queue.SimpleQueue()
@@ -105,7 +114,7 @@ class Session:
 
     def submit(self, request: Request) -> Stream:
         """Queue a request. A session that is not ready gives a stream whose only output is the error."""
-        stream = Stream(request.request_id, self._abort, request.params.n)
+        stream = Stream(request.request_id, self._leave, request.params.n)
         if self.state != "ready":
             stream.push(_failure(request.request_id, f"the engine is {self.state}"))
             return stream
@@ -174,6 +183,11 @@ class Session:
         except UserError as error:
             self._post(self._reject, request.request_id, error)
 
+    def _leave(self, request_id: str) -> None:
+        """The reader has gone before the end."""
+        self.meter.finished["abort"] += 1
+        self._abort(request_id)
+
     def _abort(self, request_id: str) -> None:
         if self._streams.pop(request_id, None) is not None:
             self._commands.put(lambda engine: engine.abort(request_id))
@@ -185,10 +199,12 @@ class Session:
             logger.debug("the event loop is gone; nobody reads the outputs")
 
     def _dispatch(self, outputs: Sequence[StepOutput]) -> None:
+        now = time.monotonic()
         for output in outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
+            self.meter.note(output, stream.watch, now)
             stream.push(output)
             if output.finish_reason in FAILED:
                 self._abort(output.request_id)
@@ -208,6 +224,7 @@ class Session:
     def end_all(self, reason: str = "the server is shutting down") -> None:
         """End every request with an error that says why. On the event loop's thread only."""
         streams, self._streams = self._streams, {}
+        self.meter.finished["error"] += len(streams)
         for request_id, stream in streams.items():
             stream.push(_failure(request_id, reason))
 

@@ -1,17 +1,16 @@
 """What a request's `tools`, `tool_choice` and `parallel_tool_calls` ask of the prompt, the sampler and the parser."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.core.request import Grammar, SamplingParams
+from engine.core.request import SamplingParams
 from engine.errors import RequestError
+from engine.serve.call_grammar import call_grammar
 from engine.serve.service import Service
-from engine.text.call_parser import CLOSE_TEXT
 from engine.text.tokenizer import Tokenizer
-from engine.text.tool_calls import CallFormat, ToolCallStream, ToolSyntax
+from engine.text.tool_calls import ToolCallStream, ToolSyntax
 
 FUNCTION_NAME = re.compile(r"[^\s<>\"\\]{1,256}")
 
@@ -51,7 +50,16 @@ class ToolPlan:
             return params
         if params.grammar is not None:
             raise RequestError("tool_choice: a forced call leaves no room for response_format", param="tool_choice")
-        return replace(params, grammar=Grammar("ebnf", _call_grammar(self.syntax.format, self.names), "tool_choice"))
+        return replace(params, grammar=call_grammar(self.syntax.format, self._forced_schemas()))
+
+    def _forced_schemas(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
+        """What may be called: by name, where its parameters stand in the request, and their schema."""
+        functions = [(f"tools[{at}].function.parameters", tool["function"]) for at, tool in enumerate(self.tools)]
+        return {
+            function["name"]: (where, function.get("parameters") or {})
+            for where, function in functions
+            if function["name"] in self.names
+        }
 
     def reader(self, tokenizer: Tokenizer) -> ToolCallStream | None:
         """A parser for one choice, which has seen the lead already; None when the answer is text."""
@@ -116,14 +124,3 @@ def _wanted(choice: Any, names: Sequence[str]) -> str | tuple[str, ...]:
     if not names:
         raise RequestError("tool_choice: 'required' needs tools", param="tool_choice")
     return tuple(dict.fromkeys(names))
-
-
-def _call_grammar(form: CallFormat, names: Sequence[str]) -> str:
-    """EBNF of what follows the opening token and its newline: a call to one of `names`, with any arguments."""
-    choices = " | ".join(json.dumps(name) for name in names)
-    if form == "qwen3_coder":
-        before, behind, end = "<function=", ">\n", f"</function>\n{CLOSE_TEXT}"
-    else:
-        before, behind, end = '{"name": "', '", "arguments": {', f"}}\n{CLOSE_TEXT}"
-    before, behind, end = (json.dumps(text) for text in (before, behind, end))
-    return f"root ::= {before} ({choices}) {behind} any* {end}\nany ::= [\\u0000-\\U0010FFFF]"

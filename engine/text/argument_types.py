@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,23 @@ KINDS: dict[str, tuple[type, ...]] = {
     "object": (dict,),
 }
 
+NULLS = ("null", "None")
+"""How models write the value that is none, in JSON and in Python."""
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_text(schema: Mapping[str, Any] | None, root: Mapping[str, Any]) -> bool:
+    """Whether a parameter's value is the text that stands there, but for what `may_be_null` says."""
+    types = _types(schema, root)
+    return "string" in types or not types
+
+
+def may_be_null(text: str, schema: Mapping[str, Any] | None, root: Mapping[str, Any]) -> bool:
+    """Whether a text parameter whose value begins with `text` may yet turn out to be null."""
+    begun = text.strip()
+    return any(word.startswith(begun) for word in NULLS) and "null" in _types(schema, root)
+
 
 def to_json(raw: str, schema: Mapping[str, Any] | None, root: Mapping[str, Any]) -> str:
     """JSON text of a raw parameter value.
@@ -25,24 +44,26 @@ def to_json(raw: str, schema: Mapping[str, Any] | None, root: Mapping[str, Any])
     string or has no declared type; only `null` is told from the string where both are allowed.
     """
     types = _types(schema, root)
-    wanted = types - {"string"}
     if "string" in types:
-        wanted &= {"null"}
-    if wanted:
-        found, value = _read(raw.strip(), wanted)
-        if found:
-            return dump(value)
-    return dump(raw)
+        return "null" if "null" in types and raw.strip() in NULLS else dump(raw)
+    found, value = _read(raw.strip(), types) if types else (False, None)
+    return dump(value if found else raw)
+
+
+def parse_json(text: str, *, strict: bool = True) -> Any:
+    """What JSON text says. ValueError for text that is none, NaN and infinities included; RecursionError.
+
+    A number beyond the range of floats becomes the outermost one. `strict` False lets control characters into strings.
+    """
+    return json.loads(text, strict=strict, parse_float=_to_float, parse_constant=_refuse_constant)
 
 
 def dump(value: Any) -> str:
-    """JSON text with characters as they are, escaped only where UTF-8 has no form for them (lone surrogates)."""
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return text
+    """JSON text with characters as they are, escaped only where UTF-8 has no form for them (lone surrogates).
+
+    A string's text is that of its characters, one by one, so that pieces of a string may be written apart.
+    """
+    return LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
@@ -50,7 +71,7 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
     if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
         return set()
     if isinstance(schema.get("$ref"), str):
-        return _types(_resolve(schema["$ref"], root), root, depth + 1)
+        return _types(resolve(schema["$ref"], root), root, depth + 1)
     declared = schema.get("type")
     if isinstance(declared, str):
         return {declared}
@@ -64,7 +85,7 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int = 0) -> set[str]:
     return types
 
 
-def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
+def resolve(reference: str, root: Mapping[str, Any]) -> Any:
     """What a `#/...` pointer (RFC 6901) names inside `root`, or None."""
     node: Any = root
     for part in reference.removeprefix("#").split("/")[1:]:
@@ -79,7 +100,7 @@ def _type_of(value: Any) -> str:
 
 def _read(raw: str, wanted: set[str]) -> tuple[bool, Any]:
     """Whether `raw` is a value of a wanted type, as JSON or as a Python literal (True, None, single quotes)."""
-    for parse in (_parse_json, ast.literal_eval):
+    for parse in (parse_json, ast.literal_eval):
         try:
             value = parse(raw)
             json.dumps(value, allow_nan=False)
@@ -98,5 +119,9 @@ def _is(value: Any, name: str) -> bool:
     return isinstance(value, KINDS.get(name, ()))
 
 
-def _parse_json(raw: str) -> Any:
-    return json.loads(raw)
+def _to_float(digits: str) -> float:
+    return max(-sys.float_info.max, min(sys.float_info.max, float(digits)))
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -81,6 +81,15 @@ class CallParser(ABC):
         if marked:
             self._events.append(TextPart(unmark(marked)))
 
+    def _emit_arguments(self, fragment: str) -> None:
+        """Pieces of the call begun last that become known together are one event."""
+        last = self._events[-1] if self._events else None
+        if isinstance(last, CallArguments):
+            fragment = last.fragment + fragment
+            self._events.pop()
+        if fragment:
+            self._events.append(CallArguments(self.calls - 1, fragment))
+
 
 def unmark(marked: str) -> str:
     """Marked text as the model wrote it."""
@@ -104,12 +113,15 @@ def skip_space(text: str, at: int) -> int:
     return at
 
 
-def split_undecided(text: str, words: Sequence[str]) -> int:
-    """Where the end of `text` begins that may still grow into one of `words`, white space before it included."""
+def find_undecided(text: str, words: Sequence[str]) -> int:
+    """Where the end of `text` begins that may still grow into one of `words`."""
     longest = max(map(len, words)) - 1
-    cut = len(text)
     for length in range(min(longest, len(text)), 0, -1):
         if any(word.startswith(text[-length:]) for word in words):
-            cut -= length
-            break
-    return len(text[:cut].rstrip(SPACE))
+            return len(text) - length
+    return len(text)
+
+
+def split_undecided(text: str, words: Sequence[str]) -> int:
+    """`find_undecided`, white space before it included."""
+    return len(text[: find_undecided(text, words)].rstrip(SPACE))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from engine.errors import RequestError
 from engine.text.chat import ChatTemplate
 from engine.text.messages import normalize
 from engine.text.tokenizer import Tokenizer
@@ -57,11 +58,12 @@ class TurnHistory:
     """Generated ids by assistant turn, the latest used within `max_bytes`. Thread-safe.
 
     The same turn may have been generated with other ids elsewhere, so each is kept with the digest of the prompt that
-    it followed, and the one that followed the same prompt is preferred.
+    it followed, and the one that followed the same prompt is preferred. The counts are of all prompts built so far.
     """
 
     def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
         self.bytes = 0
+        self.replayed_turns = self.replayed_tokens = self.tokenized_turns = 0
         self._max_bytes = max_bytes
         self._turns: OrderedDict[tuple[bytes, bytes], bytes] = OrderedDict()
         self._prompts: dict[bytes, list[bytes]] = {}
@@ -78,7 +80,12 @@ class TurnHistory:
         """
         if REASONING_END in (message.get("content") or ""):
             return
-        turn, prompt = turn_key(normalize([message])[0]), _PromptDigest(prompt_ids).digest()
+        try:
+            turn = turn_key(normalize([message])[0])
+        except RequestError:
+            # No request can bring it back, as one whose arguments are nested too deep.
+            return
+        prompt = _PromptDigest(prompt_ids).digest()
         data = array("I", ids).tobytes()
         with self._lock:
             self._forget(turn, prompt)
@@ -97,6 +104,13 @@ class TurnHistory:
                 self._turns.move_to_end((turn, prompt))
             return Remembered({prompt: self._turns[turn, prompt] for prompt in prompts}) if prompts else None
 
+    def count(self, prompt: Prompt) -> None:
+        """Add a prompt's turns to the counts."""
+        with self._lock:
+            self.replayed_turns += prompt.replayed_turns
+            self.replayed_tokens += prompt.replayed_tokens
+            self.tokenized_turns += prompt.tokenized_turns
+
     def _forget(self, turn: bytes, prompt: bytes) -> None:
         data = self._turns.pop((turn, prompt), None)
         if data is None:
@@ -113,19 +127,23 @@ def build_prompt(
     history: TurnHistory,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Mapping[str, Any]] | None = None,
+    most: int | None = None,
 ) -> Prompt:
     """Ids of the rendered conversation and its generation prompt, with remembered turns put in as generated.
 
-    Raises RequestError as `ChatTemplate.render` does.
+    Raises RequestError as `ChatTemplate.render` does, and as `Tokenizer.encode` does for a text beyond `most` tokens.
     """
     turns = normalize(messages)
     answers = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     known = {i: found for i in answers if (found := history.find(turns[i])) is not None}
     parts = _render_around(template, turns, known.keys(), tools) if known else None
     if parts is None:
-        ids = tokenizer.encode(template.render(turns, tools), affixes=False)
-        return Prompt(ids, tokenized_turns=len(answers))
-    return _join(tokenizer, list(known.values()), parts, len(answers) - len(known))
+        ids = tokenizer.encode(template.render(turns, tools), affixes=False, most=most)
+        prompt = Prompt(ids, tokenized_turns=len(answers))
+    else:
+        prompt = _join(tokenizer, list(known.values()), parts, len(answers) - len(known), most)
+    history.count(prompt)
+    return prompt
 
 
 def turn_key(message: Mapping[str, Any]) -> bytes:
@@ -158,13 +176,15 @@ def _render_around(
     return parts
 
 
-def _join(tokenizer: Tokenizer, known: Sequence[Remembered], parts: Sequence[str], tokenized: int) -> Prompt:
-    ids = tokenizer.encode(parts[0], affixes=False)
+def _join(
+    tokenizer: Tokenizer, known: Sequence[Remembered], parts: Sequence[str], tokenized: int, most: int | None
+) -> Prompt:
+    ids = tokenizer.encode(parts[0], affixes=False, most=most)
     digest = _PromptDigest(ids)
     tokens = 0
     for turn, behind in zip(known, parts[1:], strict=True):
         generated = turn.after(digest.digest())
-        new = generated + tokenizer.encode(behind, affixes=False)
+        new = generated + tokenizer.encode(behind, affixes=False, most=most)
         digest.update(new)
         ids += new
         tokens += len(generated)

@@ -9,6 +9,9 @@ from engine.errors import RequestError
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """Role on the wire -> role in the template: no template knows `developer`."""
 
+MAX_DEPTH = 128
+"""Arguments nested further would end the recursion of templates and of JSON's own writer."""
+
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -27,14 +30,15 @@ def _normalize_one(message: Mapping[str, Any], where: str) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise RequestError(f"{where}.role must be one of {', '.join(ROLES)}; got {role!r}", param=f"{where}.role")
-    result = dict(message, role=ROLES[role], content=_text(message.get("content"), role, f"{where}.content"))
+    result = dict(message, role=ROLES[role], content=read_text(message.get("content"), role, f"{where}.content"))
     calls = result.pop("tool_calls", None)
     if calls:
         result["tool_calls"] = _calls(calls, f"{where}.tool_calls")
     return result
 
 
-def _text(content: Any, role: str, where: str) -> str:
+def read_text(content: Any, role: str, where: str) -> str:
+    """Content on the wire as one string; parts are joined by newlines. RequestError that names `where`."""
     if isinstance(content, str):
         return content
     if content is None and role == "assistant":
@@ -66,11 +70,12 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise RequestError(f"{where}.function must be an object with a name", param=f"{where}.function")
-    arguments = _arguments(function.get("arguments"), f"{where}.function.arguments")
+    arguments = read_arguments(function.get("arguments"), f"{where}.function.arguments")
     return dict(call, function=dict(function, arguments=arguments))
 
 
-def _arguments(value: Any, where: str) -> dict[str, Any]:
+def read_arguments(value: Any, where: str) -> dict[str, Any]:
+    """A call's arguments, a JSON string on the wire, as an object. RequestError that names `where`."""
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else {}
@@ -80,4 +85,14 @@ def _arguments(value: Any, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise RequestError(f"{where} must be a JSON object", param=where)
+    if _is_deeper(value, MAX_DEPTH):
+        raise RequestError(f"{where} is nested more than {MAX_DEPTH} deep", param=where)
     return value
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        containers = [each for each in level if isinstance(each, dict | list)]
+        level = [child for each in containers for child in (each.values() if isinstance(each, dict) else each)]
+    return bool(level)

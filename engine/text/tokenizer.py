@@ -10,9 +10,12 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from engine.errors import CheckpointError, UserError
+from engine.errors import CheckpointError, RequestError, UserError
 
 CONTROL, USER_DEFINED, UNUSED = 3, 4, 5
+
+PROBE = 4
+"""A text of more than so many characters per token that it may have is tokenized in growing beginnings first."""
 
 STOP_NAMES = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 """Tokens that end a turn or a document in the families served here; a GGUF file names only one of them."""
@@ -110,16 +113,22 @@ class Tokenizer:
         """One more than the highest id that has a token."""
         return len(self._bytes)
 
-    def encode(self, text: str, *, special: bool = True, affixes: bool = True) -> list[int]:
+    def encode(self, text: str, *, special: bool = True, affixes: bool = True, most: int | None = None) -> list[int]:
         """Token ids of `text`.
 
         `special` False treats the text of special tokens as plain characters. `affixes` adds the begin or end token
         where the checkpoint asks for one; pass False for text that a chat template rendered, which has its own.
-        Raises UserError for a lone surrogate, which has no UTF-8 form.
+        Raises UserError for a lone surrogate, which has no UTF-8 form, and RequestError for a text whose beginning has
+        more than `most` tokens already, which saves the time and memory that the rest would take.
         """
         if not _is_utf8(text):
             raise UserError("text holds a lone surrogate (half of a UTF-16 pair); send whole characters")
         backend = self._backend if special else self._plain_backend
+        size = PROBE * (most or 0)
+        while most is not None and size < len(text):
+            if len(backend.encode(text[:size], add_special_tokens=False).ids) > most:
+                raise RequestError(f"the text has more than {most} tokens", code="context_length_exceeded")
+            size *= PROBE
         return backend.encode(text, add_special_tokens=affixes).ids
 
     def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
@@ -159,7 +168,7 @@ class Detokenizer:
 
     def push(self, ids: Sequence[int]) -> str:
         """Text that `ids` complete. All pushes and the flush concatenate to `Tokenizer.decode` of all ids."""
-        return self._decoder.decode(b"".join(self._tokenizer.token_bytes(i, special=False) for i in ids))
+        return self._decoder.decode(b"".join([self._tokenizer.token_bytes(i, special=False) for i in ids]))
 
     def flush(self) -> str:
         """What an unfinished character at the end stands for (U+FFFD), or nothing. Starts afresh."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.agent.editor import EditorCall
 from harness.agent.limit import Limit
 from harness.agent.model import LEAST_COMPLETION, ChatModel, ContextExceeded, Reply, RequestTimeoutError, Usage
 from harness.agent.profiles import FormatError, Profile, choose_profile, prompts_hash
+from harness.agent.sandbox_files import shorten
 from harness.agent.snapshot import Diff, Snapshot
-from harness.agent.tools import Action, Bash, Edit, Observation, perform
+from harness.agent.tools import Action, Bash, Edit, Observation, Submit, perform
 from harness.agent.trajectory import ActionRecord, Ending, Step, Trajectory
 from harness.config import AgentConfig, SamplingConfig, describe
 from harness.errors import EndpointError, SandboxError
@@ -63,7 +65,7 @@ class Agent:
         task = _Task(self._model, self._config, self._sampling, sandbox, trajectory, seed)
         try:
             snapshot = Snapshot.take(sandbox)
-            task.begin(instance)
+            task.begin(instance, snapshot)
             while not task.ended:
                 step = task.step()
                 trajectory.write(trajectory_path)
@@ -134,14 +136,16 @@ class _Task:
         self._context = config.context_limit or model.max_context
         self._deadline = time.monotonic() + config.wall_clock
         self._format_errors = 0
+        self._reviewed_at: int | None = None
 
     @property
     def ended(self) -> bool:
         """Whether the model has submitted or a budget has run out."""
         return self.submitted or self.limit is not Limit.NONE
 
-    def begin(self, instance: Instance) -> None:
+    def begin(self, instance: Instance, snapshot: Snapshot) -> None:
         """Open the history: the system message, the worked example of profiles that have one, the task."""
+        self._snapshot = snapshot
         task = self._profile.prompts.fill(
             "task",
             issue=instance.problem_statement.strip(),
@@ -180,7 +184,7 @@ class _Task:
             return Limit.WALL_CLOCK
         if len(steps) >= config.step_limit:
             return Limit.STEPS
-        if self.trajectory.usage.total >= config.token_limit:
+        if self.trajectory.new_tokens >= config.token_limit:
             return Limit.TOKENS
         if self._context and steps and steps[-1].usage.total >= self._context:
             return Limit.CONTEXT
@@ -225,7 +229,7 @@ class _Task:
         for action in actions:
             start = time.monotonic()
             timeout = max(1.0, min(self._config.command_timeout, self._deadline - start))
-            observation = perform(action, self._sandbox, self._config, self._profile.prompts, timeout=timeout)
+            observation = self._carry_out(action, timeout)
             observations.append(observation)
             records.append(_to_record(action, observation, time.monotonic() - start))
             if observation.submitted:
@@ -235,6 +239,25 @@ class _Task:
         self._warn(messages)
         self.trajectory.messages.extend(messages)
         return tuple(records)
+
+    def _carry_out(self, action: Action, timeout: float) -> Observation:
+        """Do it, except for the first submission of a profile that reviews: that one shows the diff and a check list.
+
+        Another submission of the same answer cannot have read it, and does not end the work either.
+        """
+        number = len(self.trajectory.steps) + 1
+        if isinstance(action, Submit) and self._profile.reviews and self._reviewed_at in (None, number):
+            self._reviewed_at = number
+            return self._review()
+        return perform(action, self._sandbox, self._config, self._profile.prompts, timeout=timeout)
+
+    def _review(self) -> Observation:
+        diff = self._snapshot.diff()
+        shown, dropped = shorten(diff.patch.rstrip("\n"), self._config.observation_limit)
+        notes = "".join(f"\n({note})" for note in diff.notes)
+        return Observation(
+            self._profile.prompts.fill("review", diff=(shown or "(no changes)") + notes), dropped=dropped
+        )
 
     def _warn(self, messages: list[dict[str, Any]]) -> None:
         """Say once, with a tenth of the steps left, that the end is near."""
@@ -268,6 +291,7 @@ class _Task:
             seconds_tools=seconds,
             actions=actions,
             format_error=problem,
+            new_tokens=reply.usage.new_tokens(self.trajectory.steps[-1].usage if number > 1 else None),
         )
 
     def _say(self, role: str, content: str) -> None:
@@ -275,12 +299,20 @@ class _Task:
 
 
 def _to_record(action: Action, observation: Observation, seconds: float) -> ActionRecord:
-    subject = action.command if isinstance(action, Bash) else action.path if isinstance(action, Edit) else ""
+    kind, subject = _name(action)
     return ActionRecord(
-        kind=type(action).__name__.lower(),
+        kind=kind,
         subject=subject,
         exit_code=observation.exit_code,
         timed_out=observation.timed_out,
         dropped=observation.dropped,
         seconds=seconds,
     )
+
+
+def _name(action: Action) -> tuple[str, str]:
+    """Kind and subject of an action's record."""
+    if isinstance(action, EditorCall):
+        return "editor", f"{action.command} {action.path}"
+    subject = action.command if isinstance(action, Bash) else action.path if isinstance(action, Edit) else ""
+    return type(action).__name__.lower(), subject

@@ -1,8 +1,11 @@
 """What the agent asks of a model: one chat completion per turn."""
 
+import copy
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,7 +21,11 @@ Message = dict[str, Any]
 LEAST_COMPLETION = 64
 """Tokens: a completion is never asked for with less room than this, because no action fits into less."""
 
+SESSION_HEADER = "x-session-id"
+"""Names the conversation that a request belongs to."""
+
 _ATTEMPTS = 6
+_END_TIMEOUT = 10.0
 _LONGEST_PAUSE = 60.0
 _OVERFLOW = re.compile(
     r"context[ _](length|window|size|limit)|maximum context|max_model_len|"
@@ -45,8 +52,17 @@ class Usage:
 
     @property
     def total(self) -> int:
-        """Prompt and completion together, cached or not: what budgets count."""
+        """Prompt and completion together, cached or not: what fills a context."""
         return self.prompt_tokens + self.completion_tokens
+
+    def new_tokens(self, before: "Usage | None") -> int:
+        """Tokens that the conversation has not held before: what token budgets count.
+
+        `before` is the usage of the call that this one continues: its prompt and answer begin this call's prompt, and
+        are not counted again. The server's cache has no say, so that a budget ends the same work at every level.
+        """
+        known = before.total if before else 0
+        return max(self.prompt_tokens - known, 0) + self.completion_tokens
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -119,6 +135,7 @@ class EndpointModel:
         *,
         backoff: float = 1.0,
         sleep: Callable[[float], None] = time.sleep,
+        ends_sessions: bool = False,
     ) -> None:
         self.model_name = model_name
         self.max_context = max_context
@@ -127,6 +144,7 @@ class EndpointModel:
         self._timeout = request_timeout
         self._backoff = backoff
         self._sleep = sleep
+        self._ends_sessions = ends_sessions
         self._extra = dict(extra or {})
         if sampling.top_k is not None:
             self._extra["top_k"] = sampling.top_k
@@ -136,6 +154,23 @@ class EndpointModel:
             max_retries=0,
             http_client=openai.DefaultHttpxClient(trust_env=not _is_loopback(base_url)),
         )
+
+    @contextmanager
+    def session(self) -> Iterator["EndpointModel"]:
+        """This model for one conversation, whose requests name it in the header `x-session-id`.
+
+        Other servers than ours pass the header over. With `ends_sessions` the server is told when the conversation is
+        over, and its cache forgets what only this conversation holds; one that does not hear it loses nothing else.
+        """
+        name = uuid.uuid4().hex
+        model = copy.copy(self)
+        model._client = self._client.with_options(default_headers={SESSION_HEADER: name})
+        try:
+            yield model
+        finally:
+            if self._ends_sessions:
+                with suppress(openai.APIError):
+                    self._client.post(f"/sessions/{name}/end", cast_to=object, options={"timeout": _END_TIMEOUT})
 
     def complete(
         self,

@@ -3,16 +3,23 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
+from harness.agent import schemas
+from harness.agent.calls import Toolset, parse_object
 from harness.agent.model import Message, Reply, ToolCall
 from harness.agent.prompts import Prompts, load_prompts
-from harness.agent.tools import SCHEMA, Action, Bash, Edit, Misuse, Observation, Submit
+from harness.agent.tools import Action, Bash, Misuse, Observation, Submit
+
+VERSION = 2
+"""Of what profiles and loop do with a model's answers, beside the words of `prompts.yaml`; runs of two versions do not
+compare. 1 counted every token of every call against `token_limit`, 2 counts a token once.
+"""
 
 _BLOCK = re.compile(r"^```bash[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
-_ARGUMENTS: dict[str, tuple[str, ...]] = {"bash": ("command",), "edit": ("path", "old", "new"), "submit": ()}
+
+
+_SCHEMAS = {"tools": schemas.TOOLS, "mini": schemas.MINI, "editor": schemas.WITH_EDITOR}
 
 
 class FormatError(Exception):
@@ -20,10 +27,11 @@ class FormatError(Exception):
 
 
 class Profile(Protocol):
-    """A way of talking with the model."""
+    """A way of talking with the model. With `reviews` the first submission shows the changes, and the next one ends."""
 
     prompts: Prompts
     tools: Sequence[Message] | None
+    reviews: bool
 
     def history(self, reply: Reply) -> Message:
         """The assistant message that stays in the history."""
@@ -39,12 +47,13 @@ class Profile(Protocol):
 
 
 class ToolsProfile:
-    """Tool calls: bash, edit, submit; several per answer are carried out in order."""
+    """Tool calls, several per answer carried out in order. `name` is one of `_SCHEMAS`: tools, mini or editor."""
 
-    tools: Sequence[Message] | None = SCHEMA
-
-    def __init__(self) -> None:
-        self.prompts = load_prompts("tools")
+    def __init__(self, name: str = "tools") -> None:
+        self.prompts = load_prompts(name)
+        self.reviews = name == "editor"
+        self.tools: Sequence[Message] | None = _SCHEMAS[name]
+        self._toolset = Toolset(_SCHEMAS[name])
 
     def history(self, reply: Reply) -> Message:
         """The server's own message; arguments that are no JSON object are wrapped into one.
@@ -52,7 +61,7 @@ class ToolsProfile:
         Chat templates parse the arguments of earlier calls, and some servers refuse every later request of a
         conversation that holds a call they cannot parse.
         """
-        if all(call.arguments and _parse_object(call.arguments) is not None for call in reply.tool_calls):
+        if all(call.arguments and parse_object(call.arguments) is not None for call in reply.tool_calls):
             return reply.raw_message
         return {**reply.raw_message, "tool_calls": [_well_formed(call) for call in reply.tool_calls]}
 
@@ -60,10 +69,13 @@ class ToolsProfile:
         """One action per call; a call that makes no sense becomes a `Misuse`, answered in its own tool message."""
         if not reply.tool_calls:
             raise FormatError("it has no tool call.")
-        actions = [_to_action(call) for call in reply.tool_calls]
-        last = actions[-1]
-        if isinstance(last, Misuse) and reply.finish_reason == "length":
-            actions[-1] = replace(last, problem=f"your answer was cut off at {reply.max_tokens} tokens; {last.problem}")
+        actions = [self._toolset.read(call) for call in reply.tool_calls]
+        if reply.finish_reason == "length":
+            # Some servers close the arguments of a call that was cut, and half a command must not run.
+            last = actions[-1]
+            problem = last.problem if isinstance(last, Misuse) else "the last call may not be whole and was not run."
+            cut = f"your answer was cut off at {reply.max_tokens} tokens"
+            actions[-1] = Misuse(f"{cut}; {problem}", last.call_id)
         return actions
 
     def observe(self, actions: Sequence[Action], observations: Sequence[Observation]) -> list[Message]:
@@ -78,6 +90,7 @@ class TextProfile:
     """Exactly one fenced bash block per answer, for models without a template for tools."""
 
     tools: Sequence[Message] | None = None
+    reviews = False
 
     def __init__(self) -> None:
         self.prompts = load_prompts("text")
@@ -105,7 +118,7 @@ class TextProfile:
 
 def choose_profile(name: str) -> Profile:
     """The profile that `AgentConfig.profile` names."""
-    return TextProfile() if name == "text" else ToolsProfile()
+    return TextProfile() if name == "text" else ToolsProfile(name)
 
 
 def prompts_hash(profile: str) -> str:
@@ -114,57 +127,7 @@ def prompts_hash(profile: str) -> str:
     return chosen.prompts.digest(list(chosen.tools or ()))
 
 
-def _parse_object(arguments: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _well_formed(call: ToolCall) -> Message:
-    known = _parse_object(call.arguments) is not None
+    known = parse_object(call.arguments) is not None
     arguments = (call.arguments or "{}") if known else json.dumps({"malformed": call.arguments})
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
-
-
-def _to_action(call: ToolCall) -> Action:
-    if call.name not in _ARGUMENTS:
-        return Misuse(f"there is no tool {call.name!r}; there are bash, edit and submit.", call.id)
-    if call.name == "submit":
-        return Submit(call.id)
-    arguments = _parse_object(call.arguments)
-    if arguments is None:
-        return Misuse(f"the arguments of {call.name} are no JSON object: {_json_problem(call.arguments)}", call.id)
-    problem = _argument_problem(call.name, arguments)
-    if problem:
-        return Misuse(problem, call.id)
-    action: Action = Bash(**arguments) if call.name == "bash" else Edit(**arguments)
-    return replace(action, call_id=call.id)
-
-
-def _json_problem(arguments: str) -> str:
-    try:
-        return f"they are a {type(json.loads(arguments)).__name__}"
-    except ValueError as error:
-        return str(error)
-    except RecursionError:
-        return "they are nested too deeply"
-
-
-def _argument_problem(tool: str, arguments: dict[str, Any]) -> str:
-    """What is wrong with the arguments of bash or edit, or nothing."""
-    wanted = _ARGUMENTS[tool]
-    for name in wanted:
-        if name not in arguments:
-            return f"{tool} needs the argument {name!r}; it takes {', '.join(wanted)}."
-        if not isinstance(arguments[name], str):
-            return f"the argument {name!r} of {tool} must be a string, not {type(arguments[name]).__name__}."
-        if _UNUSABLE.search(arguments[name]):
-            return f"the argument {name!r} of {tool} has a NUL character or half a surrogate pair in it."
-    unknown = sorted(set(arguments) - set(wanted))
-    if unknown:
-        return f"{tool} has no argument {unknown[0]!r}; it takes {', '.join(wanted)}."
-    if not arguments[wanted[0]].strip():
-        return f"the argument {wanted[0]!r} of {tool} is empty."
-    return ""

@@ -16,7 +16,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ActionRecord:
-    """One action: `kind` is bash, edit, submit or misuse; `subject` the command or path. Dropped are characters."""
+    """One action: `kind` is bash, edit, editor, submit or misuse; `subject` the command or path.
+
+    Of an external agent it is a tool call: the tool's name and its arguments. `dropped` are characters.
+    """
 
     kind: str
     subject: str
@@ -28,7 +31,10 @@ class ActionRecord:
 
 @dataclass(frozen=True)
 class Step:
-    """One model call with what followed. `messages` is the length of the history after it; `number` counts from 1."""
+    """One model call with what followed. `messages` is the length of the history after it; `number` counts from 1.
+
+    `new_tokens` is what the token budget counts of it; 0 in trajectories of agents that counted every token again.
+    """
 
     number: int
     messages: int
@@ -40,6 +46,7 @@ class Step:
     seconds_tools: float
     actions: tuple[ActionRecord, ...]
     format_error: str
+    new_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,11 @@ class Trajectory:
     def usage(self) -> Usage:
         """Tokens of all steps together."""
         return sum((step.usage for step in self.steps), Usage())
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens of all steps together, each counted once: see `Usage.new_tokens`."""
+        return sum(step.new_tokens for step in self.steps)
 
     def write(self, path: Path) -> None:
         """Replace the file at `path` in one step that survives a crash."""

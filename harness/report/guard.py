@@ -43,7 +43,7 @@ def _conditions(run: Run) -> dict[str, dict[str, Any]]:
     budgets["config.grading_timeout"] = config.get("grading_timeout")
     return {
         "dataset": {"dataset.sha256": _shorten(record["dataset"].get("sha256"))},
-        "profile": {"config.agent.profile": profile},
+        "profile": {"config.agent.profile": profile, "agent_version": record.get("agent_version", 1)},
         "prompts": {"prompts_sha256": _shorten(record.get("prompts_sha256"))},
         "sampling": {f"config.sampling.{key}": value for key, value in sampling.items()},
         "budgets": budgets,

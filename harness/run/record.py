@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.agent.profiles import prompts_hash
+from harness.agent.profiles import VERSION, prompts_hash
 from harness.config import LevelConfig, RunConfig, describe
 from harness.errors import UserError
 from harness.instances import Instance, dataset_hash
@@ -64,6 +64,7 @@ def make_record(
             "instance_ids": [one.instance_id for one in instances],
         },
         "prompts_sha256": prompts_hash(config.agent.profile),
+        "agent_version": VERSION,
         "sandboxes": images,
         "seeds": {
             "run": seed,

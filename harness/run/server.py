@@ -10,6 +10,9 @@ from harness.endpoint import Endpoint, open_endpoint
 from harness.errors import EndpointError, UserError
 from harness.run.paths import LevelPaths
 
+_OUR_ENGINE = "sweq-engine"
+"""What `/version` says of a server that knows `POST /v1/sessions/<id>/end`."""
+
 
 class ServerLostError(EndpointError):
     """The level's server ended and could not be started again: the run stops instead of failing task after task."""
@@ -29,10 +32,11 @@ class LevelServer:
     async def start(self) -> dict[str, Any]:
         """Start the server and return its identity. Raises as `open_endpoint`, and when the profile does not fit."""
         identity = (await self._open())[0].identity
-        if self._config.agent.profile == "tools" and identity.get("supports_tools") is False:
+        profile = self._config.agent.profile
+        if profile in ("tools", "mini", "editor") and identity.get("supports_tools") is False:
             raise UserError(
-                f"agent.profile: tools needs a model whose chat template has tools, and level {self._level.name} has "
-                "none; set agent.profile to text"
+                f"agent.profile: {profile} needs a model whose chat template has tools, and level {self._level.name} "
+                "has none; set agent.profile to text"
             )
         return identity
 
@@ -58,6 +62,7 @@ class LevelServer:
             config.endpoint.request_timeout,
             _find_context(config, endpoint),
             sleep=self._sleep,
+            ends_sessions=endpoint.identity.get("engine") == _OUR_ENGINE,
         )
         self._endpoint, self._model = endpoint, model
         return endpoint, model

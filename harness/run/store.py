@@ -10,7 +10,7 @@ again, what has it never is.
   is null until every task is done);
 - `config`: the `RunConfig` as data, without keys that do not bear on the results (workers, time to start, API key);
 - `dataset`: `{name, sha256, instances, instance_ids}`;
-- `prompts_sha256`: hash of the agent's prompts;
+- `prompts_sha256`: hash of the agent's prompts; `agent_version`: `VERSION` of `harness.agent.profiles` (absent: 1);
 - `sandboxes`: `{names: [...], images: {instance_id: digest}}`;
 - `seeds`: `{run, tasks: {"<instance>/<repeat>": seed}}`, the same at every level;
 - `levels`: `{name: {quant, model, base_url, description, identity, weights_bytes, perplexity, tokens_per_second,
@@ -103,7 +103,7 @@ class Store:
             self.record = {"format": FORMAT, **record}
             self.save_record()
             return
-        for section in ("config", "dataset", "prompts_sha256", "harness_version", "sandboxes"):
+        for section in ("config", "dataset", "prompts_sha256", "agent_version", "harness_version", "sandboxes"):
             difference = find_difference(self.record.get(section), record.get(section), section)
             if difference:
                 raise UserError(f"{self.paths.record}: {difference}; choose another --run-id, or undo the change")

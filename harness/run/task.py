@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 from harness.agent.limit import Limit
 from harness.agent.loop import Agent, AgentResult
-from harness.agent.model import ChatModel
+from harness.agent.model import EndpointModel
 from harness.agent.trajectory import Step
 from harness.config import LevelConfig, RunConfig
 from harness.grading.evaluate import Evaluation, evaluate
@@ -59,15 +59,15 @@ def derive_seed(run_seed: int, instance_id: str, repeat: int) -> int:
 
 
 def work(
-    task: Task, config: RunConfig, model: ChatModel, factory: SandboxFactory, on_step: Callable[[Step], None]
+    task: Task, config: RunConfig, model: EndpointModel, factory: SandboxFactory, on_step: Callable[[Step], None]
 ) -> Work:
     """Let the agent work in a fresh sandbox and put its patch on disk. Blocking.
 
     Raises `SandboxError` or `EndpointError` when the machine, not the model, failed.
     """
     start = time.monotonic()
-    with factory.create(task.instance) as sandbox:
-        agent = Agent(model, config.agent, config.sampling, level=task.level.name)
+    with factory.create(task.instance) as sandbox, model.session() as conversation:
+        agent = Agent(conversation, config.agent, config.sampling, level=task.level.name)
         result = agent.run(
             task.instance, sandbox, seed=task.seed, trajectory_path=task.paths.trajectory, on_step=on_step
         )

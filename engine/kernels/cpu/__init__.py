@@ -2,15 +2,15 @@
 
 from engine.kernels.cpu.attention import paged_attention, plan_attention
 from engine.kernels.cpu.delta_net import causal_conv, delta_rule_step
+from engine.kernels.cpu.delta_step import delta_net_step
 from engine.kernels.cpu.elementwise import add_rms_norm, rms_norm, rotate, rotate_and_store, silu_mul
+from engine.kernels.cpu.experts import gated_mlp, moe, route
 from engine.kernels.reference import (
     causal_conv_step,
     delta_gates,
     delta_rule_chunked,
     gated_rms_norm,
-    moe,
     plan_runs,
-    route,
     store_kv,
 )
 
@@ -19,8 +19,10 @@ __all__ = [
     "causal_conv",
     "causal_conv_step",
     "delta_gates",
+    "delta_net_step",
     "delta_rule_chunked",
     "delta_rule_step",
+    "gated_mlp",
     "gated_rms_norm",
     "moe",
     "paged_attention",

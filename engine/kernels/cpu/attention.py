@@ -14,7 +14,7 @@ from numba import prange
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.kernels.cpu.simd import PARALLEL_PRODUCTS, decay, jit, parallel_jit, threads
+from engine.kernels.cpu.simd import decay, jit, parallel_jit, run
 
 QUERY_TILE = 256
 """Rows of a chunk that share one mask: bounds the mask to 256 x context entries."""
@@ -45,6 +45,8 @@ class SingleTokens:
     rows: np.ndarray  # [S] int64
     tables: np.ndarray  # [S, max_blocks] int32
     contexts: np.ndarray  # [S] int64
+    seen: int
+    """Tokens that all of them see together."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,9 @@ def plan_attention(
             runs.append(SequencePlan(_adjoining(table), tuple(_tiles(start, tokens, context))))
         start += tokens
     tables = block_tables.numpy()
-    return AttentionPlan(
-        SingleTokens(np.array(rows), tables if not runs else tables[singles], np.array(context_lens)[singles]),
-        tuple(runs),
-    )
+    contexts = np.array(context_lens)[singles]
+    known = SingleTokens(np.array(rows), tables if not runs else tables[singles], contexts, int(contexts.sum()))
+    return AttentionPlan(known, tuple(runs))
 
 
 def _adjoining(table: list[int]) -> slice | Tensor:
@@ -123,11 +124,26 @@ def _attend_singles(
         *(query.numpy(), key_cache.numpy(), value_cache.numpy()),
         *(singles.rows, singles.tables, singles.contexts, np.float32(scale), output.numpy()),
     )
-    heads, products = len(singles.rows) * key_cache.shape[2], 4 * int(singles.contexts.sum()) * query[0].numel()
-    if products < PARALLEL_PRODUCTS:
-        _decode_heads(0, heads, *tensors)
-    else:
-        _decode(threads(products), heads, *tensors)
+    heads, products = len(singles.rows) * key_cache.shape[2], 4 * singles.seen * query.shape[1] * query.shape[2]
+    run((_decode_part, _decode), products, heads, *tensors)
+
+
+@jit
+def _decode_part(
+    part: int,
+    parts: int,
+    heads: int,
+    query: Any,
+    keys: Any,
+    values: Any,
+    rows: Any,
+    tables: Any,
+    contexts: Any,
+    scale: float,
+    output: Any,
+) -> None:
+    first, last = part * heads // parts, (part + 1) * heads // parts
+    _decode_heads(first, last, query, keys, values, rows, tables, contexts, scale, output)
 
 
 @parallel_jit
@@ -144,8 +160,7 @@ def _decode(
     output: Any,
 ) -> None:
     for part in prange(parts):
-        first, last = part * heads // parts, (part + 1) * heads // parts
-        _decode_heads(first, last, query, keys, values, rows, tables, contexts, scale, output)
+        _decode_part(part, parts, heads, query, keys, values, rows, tables, contexts, scale, output)
 
 
 @jit

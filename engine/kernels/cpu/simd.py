@@ -5,16 +5,19 @@ to one AVX-512 register, two AVX2 or four NEON ones, so that kernels written wit
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from threading import get_ident
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 import torch
 from llvmlite import ir
+from numba import carray  # type: ignore[attr-defined]
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic as numba_intrinsic
-from numba.extending import register_model
+from numba.extending import register_jitable, register_model
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -57,15 +60,34 @@ def parallel_jit(function: Function) -> Function:
 
 
 def threads(products: int) -> int:
-    """Threads that the next parallel kernel uses: as many as torch's, whose OpenMP pool numba's runs on as well.
+    """Threads worth using for so many products: as many as torch's, whose OpenMP pool numba's runs on as well.
 
-    One for fewer `products` than two threads can share in less time than they need to meet.
+    One for fewer than two threads can share in less time than they need to meet; a kernel then does better without a
+    parallel region, whose entry alone waits for the pool.
     """
-    most = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    count = most if products >= PARALLEL_PRODUCTS else 1
-    if numba.get_num_threads() != count:
-        numba.set_num_threads(count)
-    return count
+    if products < PARALLEL_PRODUCTS:
+        return 1
+    count = torch.get_num_threads()
+    return count if count == 1 else _use(count, get_ident())
+
+
+def run(kernel: tuple[Any, Any], products: int, *arguments: Any) -> None:
+    """`kernel` is one part's work, with part and parts its first arguments, and all parts' over threads."""
+    parts = threads(products)
+    if parts == 1:
+        kernel[0](0, 1, *arguments)
+    else:
+        kernel[1](parts, *arguments)
+
+
+@lru_cache(maxsize=1)
+def _use(count: int, thread: int) -> int:
+    """Let `thread`, which calls this, use so many threads from now on, or as many as there are."""
+    usable = min(count, int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    numba.set_num_threads(usable)
+    if torch.get_num_threads() != count:  # numba set the number of the pool that both use when it started
+        torch.set_num_threads(count)
+    return usable
 
 
 def _compiled(function: Function, **options: bool) -> Function:
@@ -196,6 +218,29 @@ def to_floats(_: Any, values: Any) -> Any:
 
 
 @intrinsic
+def e4m3_to_floats(_: Any, values: Any) -> Any:
+    """Sixteen e4m3 bytes (sign, 4 bits of exponent, 3 of mantissa) as float32; bytes that are no number give 480.
+
+    The exponent's bias is 7 where float32 has 127: the bits are put in place as they are, subnormal ones too, and the
+    difference is a power of two to multiply with.
+    """
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = ir.VectorType(_INT, LANES)
+
+        def same(value: int) -> Any:
+            return ir.Constant(wide, [value] * LANES)
+
+        bits = builder.zext(arguments[0], wide)
+        sign = builder.shl(builder.and_(bits, same(0x80)), same(24))
+        magnitude = builder.shl(builder.and_(bits, same(0x7F)), same(20))
+        floats = builder.bitcast(builder.or_(sign, magnitude), _FLOATS)
+        return builder.fmul(floats, ir.Constant(_FLOATS, [2.0**120] * LANES))
+
+    return F32X16(U8X16), lower
+
+
+@intrinsic
 def fma(_: Any, a: Any, b: Any, c: Any) -> Any:
     """`a * b + c`, rounded once where the processor can."""
 
@@ -263,6 +308,38 @@ def bfloat_at(_: Any, address: Any) -> Any:
 
 
 @intrinsic
+def float_at(_: Any, address: Any) -> Any:
+    """The float32 at `address`."""
+    return types.float32(types.int64), lambda context, builder, signature, arguments: _load(
+        builder, arguments[0], _FLOAT
+    )
+
+
+@intrinsic
+def _float_pointer(_: Any, address: Any) -> Any:
+    return types.CPointer(types.float32)(types.int64), lambda context, builder, signature, arguments: _pointer(
+        builder, arguments[0], _FLOAT
+    )
+
+
+@register_jitable
+def floats_at(address: int, count: int) -> Any:
+    """The `count` float32 from `address` on as an array."""
+    return carray(_float_pointer(address), count)
+
+
+@intrinsic
+def set_float(_: Any, address: Any, value: Any) -> Any:
+    """Write a float32 to `address`."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[1], _pointer(builder, arguments[0], _FLOAT), align=1)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.float32), lower
+
+
+@intrinsic
 def byte_at(_: Any, address: Any) -> Any:
     """The byte at `address`."""
     return types.uint8(types.int64), lambda context, builder, signature, arguments: _load(builder, arguments[0], _BYTE)
@@ -277,6 +354,22 @@ def power_of_two(_: Any, exponent: Any) -> Any:
         return builder.bitcast(builder.shl(biased, ir.Constant(_INT, 23)), _FLOAT)
 
     return types.float32(types.int64), lower
+
+
+@intrinsic
+def float_bits(_: Any, value: Any) -> Any:
+    """The bits of a float32 as uint32."""
+    return types.uint32(types.float32), lambda context, builder, signature, arguments: builder.bitcast(
+        arguments[0], _INT
+    )
+
+
+@intrinsic
+def as_float(_: Any, bits: Any) -> Any:
+    """The float32 of uint32 bits."""
+    return types.float32(types.uint32), lambda context, builder, signature, arguments: builder.bitcast(
+        arguments[0], _FLOAT
+    )
 
 
 @jit

@@ -4,7 +4,7 @@ Within a decode step nothing here waits for the device. Kernels of our own take 
 """
 
 from engine.kernels.cuda.attention import paged_attention, plan_attention
-from engine.kernels.cuda.elementwise import gated_rms_norm, rms_norm, silu_mul
+from engine.kernels.cuda.elementwise import delta_net_step, gated_mlp, gated_rms_norm, rms_norm, silu_mul
 from engine.kernels.cuda.experts import moe
 from engine.kernels.reference import (
     add_rms_norm,
@@ -25,8 +25,10 @@ __all__ = [
     "causal_conv",
     "causal_conv_step",
     "delta_gates",
+    "delta_net_step",
     "delta_rule_chunked",
     "delta_rule_step",
+    "gated_mlp",
     "gated_rms_norm",
     "moe",
     "paged_attention",

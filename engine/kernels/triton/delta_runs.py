@@ -18,8 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.ops import DeltaWeights
-from engine.kernels.reference_delta import CHUNK
+from engine.kernels.reference_delta import CHUNK, DeltaWeights
 from engine.kernels.triton.triangular import dot, halves, invert
 
 TOKENS = 32

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.ops import DeltaWeights
+from engine.kernels.reference_delta import DeltaWeights
 from engine.kernels.triton_matrix.operands import early
 from engine.kernels.triton_matrix.tiles import await_inputs
 
@@ -27,14 +27,20 @@ LEAST_COUNTERS = 1 << 15
 
 
 def delta_net_step(
-    qkvz: Tensor, ba: Tensor, weights: DeltaWeights, window: Tensor, recurrent: Tensor, slots: Tensor
+    qkvz: Tensor,
+    ba: Tensor,
+    weights: DeltaWeights,
+    window: Tensor,
+    recurrent: Tensor,
+    slots: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """See `ops.FusedKernels.delta_net_step`."""
+    """See `reference_delta.delta_net_step`."""
     sequences = qkvz.shape[0]
     value_heads, key_dim, value_dim = recurrent.shape[1:]
-    output = torch.empty(sequences, value_heads * value_dim, dtype=qkvz.dtype, device=qkvz.device)
+    output = torch.empty(sequences, value_heads * value_dim, dtype=dtype, device=qkvz.device)
     if not sequences:
-        return output
+        return output.view(0, value_heads, value_dim)
     slices = triton.cdiv(value_dim, SLICE)
     counters, results = _scratch(qkvz.device, sequences, weights.key_heads, value_heads * value_dim)
     _step[(sequences, value_heads, slices)](
@@ -64,7 +70,7 @@ def delta_net_step(
         num_warps=WARPS,
         **early(qkvz),
     )
-    return output
+    return output.view(sequences, value_heads, value_dim)
 
 
 def _scratch(device: torch.device, sequences: int, key_heads: int, width: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ def store_of(state: DeltaState, device: int, host: int) -> SnapshotStore:
     return SnapshotStore(state, device * each, host * each)
 
 
-def test_the_least_recently_used_moves_to_the_host_and_then_out(state: DeltaState) -> None:
+def test_the_least_recently_used_moves_to_the_host_and_then_out_and_comes_back_when_used(state: DeltaState) -> None:
     store, lost, snapshots = store_of(state, 2, 1), [], []
     for number in range(4):
         state.recurrent[:, 0] = number
@@ -36,8 +36,9 @@ def test_the_least_recently_used_moves_to_the_host_and_then_out(state: DeltaStat
     assert (store.count("device"), store.count("host"), lost) == (2, 1, [1])
     assert store.load(snapshots[0], 1) == "host"
     assert (state.recurrent[:, 1].unique().tolist(), state.window[:, 1].unique().tolist()) == ([0.0], [0.0])
-    assert store.load(snapshots[3], 1) == "device"
-    assert (state.recurrent[:, 1].unique().tolist(), state.window[:, 1].unique().tolist()) == ([3.0], [-3.0])
+    assert [store.load(snapshots[number], 1) for number in (0, 3, 2)] == ["device", "device", "host"]
+    assert (state.recurrent[:, 1].unique().tolist(), state.window[:, 1].unique().tolist()) == ([2.0], [-2.0])
+    assert (store.count("device"), store.count("host"), lost) == (2, 1, [1])
 
 
 def test_a_full_store_of_pinned_snapshots_takes_no_more(state: DeltaState) -> None:

@@ -184,6 +184,7 @@ def test_vocabularies_of_a_gguf_file_and_of_a_directory_are_masked_alike(tmp_pat
         ("json_schema", "[]", "must be a JSON object"),
         ("json_schema", '{"type": "strin"}', "type must be one of"),
         ("json_schema", '{"$ref": "#/nope"}', "Cannot find field nope"),
+        ("json_schema", '{"items": ' * 900 + "{}" + "}" * 900, "nested more than 128 deep"),
         ("regex", "a" * (1 << 18), "has more than"),
     ],
 )

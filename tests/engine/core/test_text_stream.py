@@ -35,3 +35,13 @@ def test_pieces_concatenate_to_the_text_before_the_first_stop(checkpoint, text: 
     else:
         earliest = min(hit[0].find(s) for s in stop if s in hit[0])
         assert released == text[:earliest]
+
+
+def test_the_stop_string_that_came_first_is_named(checkpoint: Checkpoint) -> None:
+    for text, stop, matched in (("xxab", ("b", "ab"), "ab"), ("abc", ("abc", "b"), "b"), ("abc", ("d",), None)):
+        stream = TextStream(checkpoint.tokenizer.detokenizer(), stop)
+        for token in checkpoint.tokenizer.encode(text):
+            stream.push([token])
+            if stream.stopped:
+                break
+        assert stream.matched == matched

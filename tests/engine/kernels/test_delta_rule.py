@@ -10,6 +10,7 @@ from transformers.models.qwen3_next import modeling_qwen3_next as hf
 
 from engine.kernels import cpu, cuda, reference
 from engine.kernels.ops import Kernels
+from engine.kernels.reference_delta import DeltaWeights
 
 FAMILIES = [
     pytest.param(kernels, id=name) for kernels, name in ((reference, "reference"), (cpu, "cpu"), (cuda, "cuda"))
@@ -172,3 +173,34 @@ def test_gates_and_gated_norm(kernels: Kernels) -> None:
     torch.nn.init.normal_(norm.weight)
     got = kernels.gated_rms_norm(x, gate, norm.weight.detach(), 1e-3, torch.float32)
     torch.testing.assert_close(got, norm(x, gate).detach())
+
+
+@pytest.mark.parametrize("kernels", [pytest.param(cpu, id="cpu"), pytest.param(cuda, id="cuda")])
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("slots", [[4], [5, 0, 3]])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_whole_step_equals_its_parts(kernels: Kernels, slots: list[int], heads: tuple[int, int], narrow: bool) -> None:
+    key_heads, value_heads = heads
+    keys, values = key_heads * KEY, value_heads * VALUE
+    channels, batch, dtype = 2 * keys + values, len(slots), torch.bfloat16 if narrow else torch.float32
+    weights = DeltaWeights(
+        torch.randn(channels, 4),
+        4 * torch.rand(value_heads),
+        torch.randn(value_heads),
+        torch.rand(VALUE),
+        1e-6,
+        key_heads,
+    )
+    qkvz, ba = torch.randn(batch, channels + values), 9 * torch.randn(batch, 2 * value_heads)
+    before = torch.randn(SLOTS, channels, 3).to(dtype), torch.randn(SLOTS, value_heads, KEY, VALUE).to(dtype)
+    caches = [[tensor.clone() for tensor in before] for _ in range(2)]
+    torch.full((batch, value_heads, VALUE), float("nan"))  # freed at once: likely the memory of the result
+    got, want = (
+        family.delta_net_step(qkvz, ba, weights, *cache, torch.tensor(slots), torch.float32)
+        for family, cache in zip((kernels, reference), caches, strict=True)
+    )
+    torch.testing.assert_close(got, want, atol=2e-6, rtol=2e-5)
+    assert torch.equal(caches[0][0], caches[1][0])
+    torch.testing.assert_close(caches[0][1], caches[1][1], atol=1e-6, rtol=0.008 if narrow else 2e-5)
+    idle = [slot for slot in range(SLOTS) if slot not in slots]
+    assert torch.equal(caches[0][1][idle], before[1][idle])

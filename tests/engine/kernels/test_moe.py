@@ -24,6 +24,7 @@ class WatchedExperts:
 
     weight: Tensor
     taken: list[int] = field(default_factory=list)
+    own: None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,12 +6,13 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 
-from engine.kernels.cpu.packed import INT4, INT8, KINDS, MANY, ROW_BLOCK, expand, matmul, matrix
+from engine.kernels.cpu.packed import MANY, ROW_BLOCK, expand, join, matmul, matrix
+from engine.kernels.cpu.unpack import FP8, INT4, INT8, KINDS
+from engine.quant.formats import Packed, pack
 from engine.quant.formats import dequantize as dequantize_packed
-from engine.quant.formats import pack
 from engine.quant.own import own_matrix
 
-FORMATS = {gguf.GGMLQuantizationType(kind).name: kind for kind in sorted(KINDS - {INT8, INT4})}
+FORMATS = {gguf.GGMLQuantizationType(kind).name: kind for kind in sorted(KINDS - {INT8, INT4, FP8})}
 HALVES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 """Byte offsets of the float16 fields of blocks that the `gguf` package reads but does not write."""
 
@@ -45,29 +46,40 @@ def test_products(name: str, columns: int) -> None:
         x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(tokens))
         expected = x.double() @ weight.t()
         torch.full(expected.shape, float("nan"))  # freed at once: likely the memory of the result
-        (got,) = matmul(x, (matrix(torch.from_numpy(rows)),), FORMATS[name])
+        (got,) = matmul(x, matrix(torch.from_numpy(rows)), FORMATS[name])
         assert (got.double() - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-@pytest.mark.parametrize("kind", [INT8, INT4])
-def test_several_matrices_with_scales_apart(kind: int) -> None:
-    weights = [torch.randn(rows, 192, generator=torch.Generator().manual_seed(rows)) for rows in (5, 68)]
-    packed = [pack(weight, "int8" if kind == INT8 else "int4") for weight in weights]
+@pytest.mark.parametrize("format", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize("columns", [192, 256])
+def test_several_matrices_with_scales_apart(format: str, columns: int) -> None:
+    weights = [torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)) for rows in (5, 130)]
+    packed = [pack(weight, format) for weight in weights]
     own = [own_matrix(one) for one in packed]
+    kind = {"int8": INT8, "int4": INT4, "fp8": FP8}[format]
     for tokens in (1, 4, MANY):
-        x = torch.randn(tokens, 192, generator=torch.Generator().manual_seed(tokens))
-        results = matmul(x, tuple(one[1] for one in own if one), kind)
+        x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(tokens))
+        results = matmul(x, join(tuple(one[1] for one in own if one)), kind)
         for got, one in zip(results, packed, strict=True):
             expected = x.double() @ dequantize_packed(one).double().t()
             assert (got.double() - expected).abs().max() <= 1e-6 * expected.abs().max()
     for one, whole in zip(own, packed, strict=True):
         assert one is not None
-        assert torch.equal(expand(one[1], kind, 192), dequantize_packed(whole))
+        assert one[0] == kind
+        assert torch.equal(expand(one[1], kind, columns), dequantize_packed(whole))
+
+
+def test_every_e4m3_number_is_read_exactly() -> None:
+    codes = torch.tensor([byte for byte in range(256) if byte & 127 != 127] + [0, 0], dtype=torch.uint8)
+    packed = Packed("fp8", (1, 256), {"weight": codes.view(1, -1).view(torch.float8_e4m3fn), "scale": torch.ones(1, 2)})
+    own = own_matrix(packed)
+    assert own is not None
+    assert torch.equal(expand(own[1], FP8, 256), codes.view(torch.float8_e4m3fn).float().view(1, -1))
 
 
 @pytest.mark.parametrize("tokens", [1, MANY])
 def test_one_thread_gives_what_many_give(tokens: int) -> None:
-    rows, x = (matrix(torch.from_numpy(random_rows("Q4_1", 77, 256))),), torch.randn(tokens, 256)
+    rows, x = matrix(torch.from_numpy(random_rows("Q4_1", 77, 256))), torch.randn(tokens, 256)
     (many,), threads = matmul(x, rows, FORMATS["Q4_1"]), torch.get_num_threads()
     try:
         torch.set_num_threads(1)

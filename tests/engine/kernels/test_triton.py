@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from engine.kernels import reference
-from engine.kernels.ops import DeltaWeights, HeadNorms
+from engine.kernels.ops import HeadNorms
+from engine.kernels.reference_delta import DeltaWeights
 
 CUDA = torch.cuda.is_available()
 pytestmark = [
@@ -111,7 +112,7 @@ def test_delta_net_step(shape: tuple[int, int, int]) -> None:
     window, recurrent = layer.window.clone(), layer.recurrent.clone()
     for _ in range(2):
         want = layer.reference(qkvz, ba, slots, None)
-        got = triton.delta_net_step(qkvz, ba, layer.weights, window, recurrent, slots)
+        got = triton.delta_net_step(qkvz, ba, layer.weights, window, recurrent, slots, KV).flatten(1)
         assert error(got, want) < BF16
         assert error(recurrent, layer.recurrent) < STATE
         assert torch.equal(window, layer.window)
@@ -120,7 +121,7 @@ def test_delta_net_step(shape: tuple[int, int, int]) -> None:
 def test_delta_net_step_leaves_padding_alone() -> None:
     layer, slots = Layer(2, 4, 32, slots=3), torch.tensor([1, -1], device=DEVICE)
     window, recurrent = layer.window.clone(), layer.recurrent.clone()
-    got = triton.delta_net_step(*layer.inputs(2), layer.weights, window, recurrent, slots)
+    got = triton.delta_net_step(*layer.inputs(2), layer.weights, window, recurrent, slots, KV).flatten(1)
     assert got[0].count_nonzero()
     assert not got[1].count_nonzero()
     assert torch.equal(window[[0, 2]], layer.window[[0, 2]])

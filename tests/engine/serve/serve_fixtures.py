@@ -121,7 +121,7 @@ def scripted_service(
         template=None if template is None else ChatTemplate(template, {}),
         name="scripted",
         model="scripted.gguf",
-        max_context=200,
+        max_context=max_context,
         identity={"engine": "sweq-engine", "weights_bytes": 1, "quant": "f32"},
     )
 
@@ -133,6 +133,11 @@ class Server:
     url: str
     session: Session
     app_server: DrainingServer
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, int(port)
 
     def client(self, key: str = "none") -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
@@ -149,11 +154,11 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(
-    open_service: Callable[[], Service], api_keys: Sequence[str] = (), drain_seconds: float = 5
+    open_service: Callable[[], Service], api_keys: Sequence[str] = (), drain_seconds: float = 5, **limits: Any
 ) -> Iterator[Server]:
     listener = bind("127.0.0.1", 0)
     session = Session(open_service)
-    app_server = DrainingServer(build_app(session, api_keys), session, drain_seconds=drain_seconds)
+    app_server = DrainingServer(build_app(session, api_keys, **limits), session, drain_seconds=drain_seconds)
     thread = threading.Thread(target=app_server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}", session, app_server)

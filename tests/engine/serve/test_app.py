@@ -9,7 +9,7 @@ from engine.errors import UserError
 from engine.serve.app import bind
 
 
-def test_api_keys_guard_only_v1() -> None:
+def test_api_keys_guard_all_but_health() -> None:
     with running_server(scripted_service, api_keys=["first", "sécond"]) as server:
         server.wait_until(lambda: server.session.state == "ready")
         for key in ("wrong", "firs", "first2"):
@@ -18,8 +18,12 @@ def test_api_keys_guard_only_v1() -> None:
         with pytest.raises(openai.AuthenticationError):
             server.client("wrong").models.list()
         assert server.client("first").models.list().data
-        assert httpx.get(f"{server.url}/health").status_code == 200
-        assert httpx.get(f"{server.url}/metrics").status_code == 200
+        open_paths = ("/health", "/ready")
+        assert [httpx.get(f"{server.url}{path}").status_code for path in open_paths] == [200, 200]
+        guarded = ("/metrics", "/version", "/openapi.json", "/v1/nothing", "/nothing")
+        assert [httpx.get(f"{server.url}{path}").status_code for path in guarded] == [401] * 5
+        assert httpx.get(f"{server.url}/metrics", headers={"authorization": "bearer first"}).status_code == 200
+        assert httpx.get(f"{server.url}/metrics", headers={"x-api-key": "first"}).status_code == 200
 
 
 def test_metrics_are_prometheus_text(scripted: Server) -> None:

@@ -81,7 +81,7 @@ def test_models_are_listed(scripted: Server) -> None:
     client = scripted.client()
     assert [model.id for model in client.models.list()] == ["scripted"]
     assert client.models.retrieve("scripted").id == "scripted"
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")
     assert httpx.head(f"{scripted.url}/v1/models").status_code == 200
 

@@ -160,8 +160,11 @@ def test_name_of_a_model(model: str, name: str) -> None:
     assert model_name(model) == name
 
 
+IMPORTS = "from engine.config import EngineConfig; from engine.serve.app import serve"
+
+
 def test_process_serves_drains_on_sigterm_and_ends_with_0(llama: tuple[Path, LlamaForCausalLM]) -> None:
-    call = f"from engine.serve.app import serve; serve({str(llama[0])!r}, 'bf16', port=0, device='cpu')"
+    call = f"{IMPORTS}; serve({str(llama[0])!r}, 'bf16', port=0, config=EngineConfig())"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.PIPE, text=True, env=environment)
     try:
@@ -188,7 +191,7 @@ def test_sigterm_while_loading_ends_with_0_at_once() -> None:
     call = "import time, engine.serve.opening as o, engine.serve.app as a; o.open_service = lambda *_: time.sleep(90)"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", f"{call}; a.serve('any', port={port}, device='cpu')"])
+    process = subprocess.Popen([sys.executable, "-c", f"{call}; a.serve('any', port={port}, config=a.EngineConfig())"])
     try:
         deadline = time.monotonic() + 60
         while not answers(f"http://127.0.0.1:{port}/health"):
@@ -210,4 +213,4 @@ def answers(url: str) -> bool:
 
 def test_model_that_cannot_be_loaded_is_one_error() -> None:
     with pytest.raises(UserError, match=r"missing\.gguf"):
-        serve("missing.gguf", port=0, device="cpu")
+        serve("missing.gguf", port=0, config=EngineConfig())

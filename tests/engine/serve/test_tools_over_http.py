@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 from serve_fixtures import Server, running_server
-from token_script import TokenScriptEngine, plain_service, script_service
+from token_script import engine_of, hermes, plain_service, script_service, will_write, xml
 
 BASH = {"type": "object", "properties": {"command": {"type": "string"}, "n": {"type": "number"}}}
 TOOLS: list[Any] = [
@@ -20,33 +20,11 @@ CHAT = "/v1/chat/completions"
 CODE = 'if a < b and x["é"]:\n\treturn "</div>"\n'
 
 
-def xml(name: str, **arguments: str) -> str:
-    parameters = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
-    return f"<tool_call>\n<function={name}>\n{parameters}</function>\n</tool_call>"
-
-
-def hermes(name: str, **arguments: Any) -> str:
-    return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
-
-
 @pytest.fixture(scope="module", params=[1, 7])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with running_server(lambda: script_service(stride=request.param)) as running:
         running.wait_until(lambda: running.session.state == "ready")
         yield running
-
-
-def engine_of(server: Server) -> TokenScriptEngine:
-    assert server.session.service is not None
-    assert isinstance(server.session.service.engine, TokenScriptEngine)
-    return server.session.service.engine
-
-
-def will_write(server: Server, *answers: str | list[int]) -> None:
-    assert server.session.service is not None
-    tokenizer = server.session.service.tokenizer
-    ids = [tokenizer.encode(answer) if isinstance(answer, str) else answer for answer in answers]
-    engine_of(server).scripts.extend(ids)
 
 
 def ask(client: OpenAI, messages: list[Any] = HELLO, **options: Any) -> Any:
@@ -94,15 +72,16 @@ def test_call_without_text_has_null_content(server: Server) -> None:
 
 def test_call_cut_by_the_token_limit_says_length(server: Server) -> None:
     answer = xml("bash", n="3", command="x" * 50)
+    cut = '{"n": 3, "command": "' + "x" * 38 + '"}'
     for stream in (False, True):
         will_write(server, answer)
         options = {"max_tokens": len(answer) - 60, "stream": stream}
         if stream:
             _, calls, reason = collect(ask(server.client(), **options))
-            assert ([call["arguments"] for call in calls], reason) == (['{"n": 3}'], "length")
+            assert ([call["arguments"] for call in calls], reason) == ([cut], "length")
         else:
             choice = ask(server.client(), **options).choices[0]
-            assert (names_and_arguments(choice.message), choice.finish_reason) == ([("bash", '{"n": 3}')], "length")
+            assert (names_and_arguments(choice.message), choice.finish_reason) == ([("bash", cut)], "length")
 
 
 def test_parallel_calls_can_be_switched_off(server: Server) -> None:
@@ -136,7 +115,7 @@ def test_forced_call_begins_in_the_prompt_and_follows_a_grammar(server: Server, 
     request = engine_of(server).requests[-1]
     assert server.session.service.tokenizer.decode(request.prompt_ids).endswith("assistant\n<tool_call>\n")  # type: ignore[union-attr]
     assert request.params.grammar is not None
-    assert [f'"{name}"' in request.params.grammar.text for name in ("bash", "edit.file")] == [
+    assert [f"<function={name}>" in request.params.grammar.text for name in ("bash", "edit.file")] == [
         name in names for name in ("bash", "edit.file")
     ]
 

@@ -1,12 +1,13 @@
 """An engine whose answers are given token by token, and a service over it with a chat template that has tools."""
 
+import json
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serve_fixtures import byte_tokenizer
+from serve_fixtures import Server, byte_tokenizer
 
 from engine.core.request import Request, SamplingParams, StepOutput
 from engine.core.text_stream import TextStream
@@ -104,6 +105,7 @@ class TokenScriptEngine:
             cached_tokens=choice.cached,
             cache_source="device" if choice.cached else None,
             index=choice.index,
+            stop_string=choice.text.matched,
         )
 
 
@@ -134,6 +136,31 @@ def plain_service() -> Service:
         max_context=20000,
         identity=service.identity,
     )
+
+
+def xml(name: str, **arguments: str) -> str:
+    """A call as a qwen3_coder model writes it."""
+    parameters = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
+    return f"<tool_call>\n<function={name}>\n{parameters}</function>\n</tool_call>"
+
+
+def hermes(name: str, **arguments: Any) -> str:
+    """A call as a hermes model writes it."""
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {json.dumps(arguments)}}}\n</tool_call>'
+
+
+def engine_of(server: Server) -> TokenScriptEngine:
+    assert server.session.service is not None
+    assert isinstance(server.session.service.engine, TokenScriptEngine)
+    return server.session.service.engine
+
+
+def will_write(server: Server, *answers: str | list[int]) -> None:
+    """Let the engine answer the next requests with these texts or ids."""
+    assert server.session.service is not None
+    tokenizer = server.session.service.tokenizer
+    ids = [tokenizer.encode(answer) if isinstance(answer, str) else answer for answer in answers]
+    engine_of(server).scripts.extend(ids)
 
 
 def _common(one: Iterable[int], other: Iterable[int]) -> int:

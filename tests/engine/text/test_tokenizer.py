@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from engine.errors import CheckpointError, UserError
+from engine.errors import CheckpointError, RequestError, UserError
 from engine.text.tokenizer import Tokenizer
 
 SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -105,6 +105,16 @@ def test_special_tokens_are_plain_text_when_asked(smollm: Tokenizer) -> None:
 def test_lone_surrogate_is_a_users_error(smollm: Tokenizer) -> None:
     with pytest.raises(UserError, match="surrogate"):
         smollm.encode("a\ud800b")
+
+
+def test_a_text_beyond_a_limit_is_not_tokenized_to_its_end(smollm: Tokenizer) -> None:
+    text = "One two three. " * 400
+    ids = smollm.encode(text)
+    assert smollm.encode(text, most=len(ids)) == ids
+    assert smollm.encode(" " * 5000, most=100) == smollm.encode(" " * 5000)
+    with pytest.raises(RequestError, match=r"^the text has more than 100 tokens$") as caught:
+        smollm.encode(text, most=100)
+    assert caught.value.code == "context_length_exceeded"
 
 
 def test_describes_the_smollm_vocabulary(smollm: Tokenizer) -> None:

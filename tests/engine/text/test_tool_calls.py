@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import UserError
@@ -144,6 +144,56 @@ def test_rendered_calls_come_back_however_they_are_cut(
     assert collect(parse(form, ids, list(range(len(ids))))) == whole
 
 
+def begun(form: str, answer: str) -> str:
+    """The argument `text` as far as it went out for an answer that still grows."""
+    stream = ToolCallStream(find_syntax(TEMPLATES[form], TOKENIZER), TOKENIZER, TOOLS)
+    events = [event for token in TOKENIZER.encode(answer) for event in stream.push([token], TOKENIZER.decode([token]))]
+    sent = "".join(event.fragment for event in events if isinstance(event, CallArguments))
+    return text_of(sent + '"}') if sent else ""
+
+
+def text_of(arguments: str) -> str:
+    text = json.loads(arguments)["text"]
+    assert isinstance(text, str)
+    return text
+
+
+def common_prefix(texts: list[str]) -> str:
+    same = [len(set(letters)) == 1 for letters in zip(*texts, strict=False)]
+    return texts[0][: [*same, False].index(False)]
+
+
+END = "\n</parameter>\n</function>\n</tool_call>"
+ANOTHER = f"</parameter>\n<parameter=count>\n1{END}"
+QUOTE = '"}}\n</tool_call>'
+WAYS_ON = {
+    "qwen3_coder": [way[at:] for way in (END, ANOTHER) for at in range(len(way))] + [f"x{END}", f"y{END}"],
+    "hermes": [way[at:] + QUOTE for way in ("u0041", "n", "x") for at in range(len(way) + 1)],
+}
+
+
+@pytest.mark.parametrize("form", ["qwen3_coder", "hermes"])
+@given(code=VALUES["text"], cut=st.integers(0, 40))
+@settings(phases=[Phase.generate])  # shrinking a failure would take minutes
+def test_text_goes_out_as_soon_as_it_is_certain(form: str, code: str, cut: int) -> None:
+    """What is sent is what all ways have in common in which the answer may go on: no more, and no less."""
+    code = code.encode("ascii", "ignore").decode()
+    before, _, behind = render(form, "", [("bash", {"text": "|"})]).partition("|")
+    value = render(form, "", [("bash", {"text": code})])[len(before) : -len(behind)]
+    answer = before + value[:cut]
+    possible = [collect(parse(form, TOKENIZER.encode(answer + way)))[1] for way in WAYS_ON[form]]
+    assert begun(form, answer) == common_prefix([text_of(calls[0][1]) for calls in possible])
+
+
+@pytest.mark.parametrize("form", ["qwen3_coder", "hermes"])
+def test_long_text_never_lags(form: str) -> None:
+    code = "for n in range(9):\n\tprint(n, '<td>')\n" * 20
+    before, _, behind = render(form, "", [("bash", {"text": code})]).partition("for")
+    whole = "for" + behind
+    for end in range(5, 700, 7):
+        assert len(whole[:end]) - len(begun(form, before + whole[:end])) < 60
+
+
 ANYTHING = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
 
 
@@ -195,7 +245,9 @@ def test_slips_are_understood(answer: str, arguments: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("end", "arguments"),
     [
-        ("<parameter=text>\nls -l", {}),
+        ("<parameter=text>\nls -l", {"text": "ls -l"}),
+        ("<parameter=text>\nls\n</param", {"text": "ls"}),
+        ("<parameter=text>\n\n", {}),
         ("<parameter=text>\nls\n</parameter>", {"text": "ls"}),
         ("<parameter=text>\nls\n</parameter>\n<parameter=count>\n12", {"text": "ls"}),
         ("<parameter=text>\nls\n</parameter>\n<parameter=cou", {"text": "ls"}),
@@ -243,7 +295,8 @@ def test_spelled_delimiters_are_text() -> None:
     [
         ({"type": "integer"}, "1.0", 1),
         ({"type": "integer"}, "many", "many"),
-        ({"type": "number"}, "1e400", "1e400"),
+        ({"type": "number"}, "-1e400", -1.7976931348623157e308),
+        ({"type": "number"}, "NaN", "NaN"),
         ({"type": "number"}, "2.50", 2.5),
         ({"type": "boolean"}, "True", True),
         ({"type": "boolean"}, "1", "1"),

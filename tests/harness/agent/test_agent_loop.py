@@ -67,6 +67,46 @@ def test_tools_profile_edits_and_submits(work):
     assert {tool["function"]["name"] for tool in model.requests[0]["tools"]} == {"bash", "edit", "submit"}
 
 
+def test_mini_profile_has_bash_alone(work):
+    model = ScriptedModel(
+        call(("submit", {})), call(("bash", {"command": FIX})), call(("bash", {"command": "echo SWEQ_SUBMIT"}))
+    )
+    result, trajectory = work(model, profile="mini")
+    assert result.submitted
+    assert FIXED_LINE in result.patch
+    assert [tool["function"]["name"] for tool in model.requests[0]["tools"]] == ["bash"]
+    assert "there is only bash" in trajectory.messages[3]["content"]
+
+
+def test_editor_profile_shows_the_changes_before_the_last_submission(work):
+    fix = {"command": "str_replace", "path": "/testbed/box.py", "old_str": "a + b", "new_str": "a * b"}
+    twice = call(("submit", ""), ("submit", ""))
+    result, trajectory = work(
+        ScriptedModel(
+            call(("str_replace_editor", fix)), twice, call(("bash", {"command": "ls"})), call(("submit", ""))
+        ),
+        profile="editor",
+    )
+    assert (result.submitted, result.steps) == (True, 4)
+    told = [message["content"] for message in trajectory.messages if message["role"] == "tool"]
+    assert FIXED_LINE in told[1]
+    assert told[1].startswith("Not handed in yet")
+    assert told[1] == told[2]
+    assert [action.kind for step in trajectory.steps for action in step.actions] == [
+        "editor", "submit", "submit", "bash", "submit",
+    ]  # fmt: skip
+    assert trajectory.steps[0].actions[0].subject == "str_replace /testbed/box.py"
+
+
+def test_review_of_no_changes_says_so_and_a_limit_after_it_keeps_the_diff(work):
+    _, trajectory = work(ScriptedModel(call(("submit", ""))), profile="editor", step_limit=1)
+    assert "(no changes)" in trajectory.messages[-1]["content"]
+    change = call(("bash", {"command": FIX}), ("submit", ""))
+    result, _ = work(ScriptedModel(change), profile="editor", step_limit=1)
+    assert (result.limit, result.submitted) == (Limit.STEPS, False)
+    assert FIXED_LINE in result.patch
+
+
 def test_sentinel_submits_only_where_the_command_succeeds(work):
     failed = bash_block("echo SWEQ_SUBMIT; false")
     result, _ = work(ScriptedModel(failed, bash_block("echo SWEQ_SUBMIT")))
@@ -77,7 +117,7 @@ def test_sentinel_submits_only_where_the_command_succeeds(work):
     ("limit", "last", "settings"),
     [
         (Limit.STEPS, bash_block("true"), {"step_limit": 4}),
-        (Limit.TOKENS, bash_block("true"), {"token_limit": 300}),
+        (Limit.TOKENS, bash_block("true"), {"token_limit": 130}),
         (Limit.CONTEXT, OVERFLOW, {}),
         (Limit.CONTEXT, bash_block("true"), {"context_limit": 110}),
         (Limit.CONTEXT, say("I think", finish_reason="length", max_tokens=64), {}),
@@ -90,6 +130,13 @@ def test_every_limit_salvages_the_diff(work, limit, last, settings):
     assert (result.limit, result.submitted) == (limit, False)
     assert trajectory.ending.limit is limit
     assert FIXED_LINE in result.patch
+
+
+def test_tokens_sent_again_count_once(work):
+    usages = [Usage(1000, 50), Usage(1200, 50, 1050), Usage(1300, 10, 0)]
+    result, trajectory = work(ScriptedModel(*(say("```bash\ntrue\n```", usage=one) for one in usages)), step_limit=3)
+    assert [step.new_tokens for step in trajectory.steps] == [1050, 200, 60]
+    assert (trajectory.new_tokens, result.usage.total) == (1310, 3610)
 
 
 def test_wall_clock_stops_the_command_and_salvages_the_diff(work):

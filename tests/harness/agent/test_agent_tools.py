@@ -96,9 +96,14 @@ def test_well_formed_calls_stay_byte_for_byte_in_the_history():
     assert ToolsProfile().history(reply) is reply.raw_message
 
 
-def test_a_cut_call_is_said_to_be_cut():
-    (action,) = ToolsProfile().parse(call(("bash", '{"command": "l'), finish_reason="length"))
-    assert action.problem.startswith("your answer was cut off at 4096 tokens")
+@pytest.mark.parametrize("arguments", ['{"command": "rm -r build', '{"command": "rm -r build"}'])
+def test_a_cut_call_is_said_to_be_cut_and_does_not_run(arguments):
+    before, last = ToolsProfile().parse(
+        call(("bash", '{"command": "ls"}'), ("bash", arguments), finish_reason="length")
+    )
+    assert before == Bash("ls", "id0")
+    assert isinstance(last, Misuse)
+    assert last.problem.startswith("your answer was cut off at 4096 tokens")
 
 
 def test_command_observation(box):
@@ -191,7 +196,7 @@ def test_text_prompt_is_short():
 
 
 def test_prompt_mistakes_name_file_and_key():
-    with pytest.raises(UserError, match=r"prompts.yaml: no profile 'chat'; there are text, tools"):
+    with pytest.raises(UserError, match=r"prompts.yaml: no profile 'chat'; there are editor, mini, text, tools"):
         load_prompts("chat")
     with pytest.raises(UserError, match=r"prompts.yaml: profile p has no template 'b'"):
         Prompts("p", {}).fill("b")

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from harness.agent.model import ContextExceeded, EndpointModel, RequestTimeoutError, ToolCall, Usage
+from harness.agent.model import SESSION_HEADER, ContextExceeded, EndpointModel, RequestTimeoutError, ToolCall, Usage
 from harness.config import SamplingConfig
 from harness.errors import EndpointError
 
@@ -29,12 +29,13 @@ class Server:
     """Answers POSTs from `script` in order, the last one for ever; an answer may be a function of the request body."""
 
     def __init__(self):
-        self.script, self.requests, self.headers, self.retry_after = [], [], [], None
+        self.script, self.requests, self.headers, self.retry_after, self.paths = [], [], [], None, []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"null")
+                outer.paths.append(self.path)
                 outer.requests.append(body)
                 outer.headers.append(self.headers)
                 answer = outer.script[min(len(outer.requests), len(outer.script)) - 1]
@@ -76,10 +77,11 @@ def pauses():
 
 @pytest.fixture
 def connect(server, pauses):
-    def make(*, url=None, timeout=10.0, api_key="key", extra=None, **sampling):
+    def make(*, url=None, timeout=10.0, api_key="key", extra=None, ends_sessions=False, **sampling):
         settings = SamplingConfig(**{"max_tokens": 1000, **sampling})
         return EndpointModel(
-            url or server.url, api_key, "served", settings, timeout, 8192, extra, sleep=pauses.append
+            url or server.url, api_key, "served", settings, timeout, 8192, extra, sleep=pauses.append,
+            ends_sessions=ends_sessions,
         )  # fmt: skip
 
     return make
@@ -121,6 +123,25 @@ def test_tool_calls_come_through_even_ill_formed(server, connect):
     assert reply.tool_calls == (ToolCall("a", "bash", '{"command": "ls'), ToolCall("call_1", "submit", ""))
     assert [call["id"] for call in reply.raw_message["tool_calls"]] == ["a", "call_1"]
     assert reply.raw_message["reasoning_content"] == "hm"
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_conversation_is_named_and_our_engine_hears_of_its_end(server, connect, ours):
+    server.script = [lambda body: completion({"content": "hi"}) if body else (200, {})]
+    model = connect(ends_sessions=ours)
+    with model.session() as conversation:
+        conversation.complete(HELLO, None, seed=1)
+        conversation.complete(HELLO, None, seed=2)
+    names = {headers[SESSION_HEADER] for headers in server.headers[:2]}
+    assert len(names) == 1
+    assert server.paths[2:] == ([f"/v1/sessions/{names.pop()}/end"] if ours else [])
+    model.complete(HELLO, None, seed=3)
+    assert server.headers[-1][SESSION_HEADER] is None
+
+
+def test_an_end_that_nobody_hears_is_no_error(connect):
+    with connect(url="http://127.0.0.1:9/v1", ends_sessions=True).session():
+        pass
 
 
 def test_lone_surrogates_can_be_sent_back(server, connect):

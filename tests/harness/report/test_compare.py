@@ -70,6 +70,7 @@ def test_targets_are_folders_ids_and_levels(fake_store, monkeypatch, tmp_path):
     [
         ("dataset", "dataset.sha256", "c" * 64),
         ("profile", "config.agent.profile", "text"),
+        ("profile", "agent_version", 2),
         ("prompts", "prompts_sha256", "c" * 64),
         ("sampling", "config.sampling.temperature", 0.5),
         ("budgets", "config.agent.step_limit", 9),

@@ -69,6 +69,7 @@ def test_a_patch_comes_back_byte_for_byte(tmp_path_factory: pytest.TempPathFacto
         ({"config": {"repeats": 2, "agent": {"profile": "text"}}}, "config.repeats was 1, is now 2"),
         ({"config": {"repeats": 1, "agent": {}}}, 'config.agent.profile was "text", is now null'),
         ({"dataset": {"sha256": "y"}}, 'dataset.sha256 was "x", is now "y"'),
+        ({"agent_version": 2}, "agent_version was null, is now 2"),
         ({"prompts_sha256": "q"}, 'prompts_sha256 was "p", is now "q"'),
     ],
 )
