@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numba import prange
-from numba.extending import register_jitable
+from numba.core import types
+from numba.extending import overload, register_jitable
 from torch import Tensor
 
+from engine.kernels.cpu.k_blocks import BLOCK_BYTES, UNITS, block_dot
 from engine.kernels.cpu.simd import (
     add,
     fma,
@@ -223,9 +225,25 @@ def _block_by_four(unpacked: Any, count: int, x: int, stride: int, out: int, ste
         _set_totals(out + 4 * row, step, _dot_four_tokens(F32, plain, x, stride, stride // (4 * UNIT)))
 
 
-@register_jitable
 def dot(kind: int, row: Any, x: int, units: int) -> Any:
-    """The product of a row and the vector at `x`."""
+    """The product of a row and the vector at `x`; `kind` is a constant."""
+
+
+@overload(dot, prefer_literal=True)
+def _choose_dot(kind: int, row: Any, x: int, units: int) -> Any:
+    if not isinstance(kind, types.IntegerLiteral):
+        return None
+    if kind.literal_value not in BLOCK_BYTES:
+        return _dot_units
+    own = block_dot(kind.literal_value)
+
+    def by_block(kind: int, row: Any, x: int, units: int) -> Any:
+        return own(row[0], x, units // UNITS)
+
+    return by_block
+
+
+def _dot_units(kind: int, row: Any, x: int, units: int) -> Any:
     first, second = zeros(), zeros()
     for unit in range(units):
         low, high = unpack(kind, row, unit)

@@ -297,6 +297,62 @@ def half_of_four(_: Any, address: Any, lane: Any) -> Any:
 
 
 @intrinsic
+def six_bit_scales(_: Any, address: Any) -> Any:
+    """Scales and minima of the block at `address` (Q4_K, Q5_K), of 8 sub-blocks: d s0..3, -m m0..3, d s4..7, -m m4..7.
+
+    Two float16 (d, m) and 12 bytes: the low 6 bits of bytes 0..7 are s0..3 and m0..3, whose upper two are those of
+    s4..7 and m4..7; the low bits of these are the nibbles of bytes 8..11.
+    """
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def lanes(values: list[int]) -> Any:
+            return ir.Constant(ir.VectorType(_INT, LANES), values)
+
+        def each(first: int, second: int, third: int) -> Any:
+            return ir.Constant(_BYTES, [first] * 8 + [second] * 4 + [third] * 4)
+
+        stored = _load(builder, builder.add(arguments[0], ir.Constant(ir.IntType(64), 4)), _BYTES)
+        low = builder.shuffle_vector(stored, stored, lanes([*range(12), *range(8, 12)]))
+        high = builder.shuffle_vector(stored, stored, lanes([*range(8), *range(8)]))
+        upper = builder.and_(builder.lshr(low, each(4, 4, 4)), each(0, 0, 15))
+        low = builder.or_(builder.and_(low, each(63, 15, 0)), upper)
+        codes = builder.or_(low, builder.and_(builder.lshr(high, each(2, 2, 2)), each(0, 48, 48)))
+        halves = builder.fpext(_load(builder, arguments[0], ir.VectorType(_HALF, 4)), ir.VectorType(_FLOAT, 4))
+        signs = ir.Constant(ir.VectorType(_FLOAT, 4), [1.0, -1.0, 1.0, -1.0])
+        steps = builder.fmul(halves, signs)
+        steps = builder.shuffle_vector(steps, steps, lanes([0] * 4 + [1] * 4 + [0] * 4 + [1] * 4))
+        return builder.fmul(builder.uitofp(codes, _FLOATS), steps)
+
+    return F32X16(types.int64), lower
+
+
+def _lane(_: Any, values: Any, lane: Any) -> Any:
+    if not isinstance(lane, types.IntegerLiteral):
+        return None
+    number = lane.literal_value
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        mask = ir.Constant(ir.VectorType(_INT, LANES), [number] * LANES)
+        return builder.shuffle_vector(arguments[0], arguments[0], mask)
+
+    return F32X16(F32X16, lane), lower
+
+
+splat_lane: Any = numba_intrinsic(prefer_literal=True)(_lane)
+"""`splat_lane(values, lane)`: sixteen times the number in a constant lane."""
+
+
+@intrinsic
+def centre(_: Any, values: Any) -> Any:
+    """Bytes 0 to 63, less 32, as float32."""
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.sitofp(builder.sub(arguments[0], ir.Constant(_BYTES, [32] * LANES)), _FLOATS)
+
+    return F32X16(U8X16), lower
+
+
+@intrinsic
 def bfloat_at(_: Any, address: Any) -> Any:
     """The bfloat16 at `address`, as float32."""
 
