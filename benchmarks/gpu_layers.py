@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.kernels.ops import DeltaWeights, HeadNorms, family
+from engine.kernels.ops import HeadNorms, family
+from engine.kernels.reference_delta import DeltaWeights
 from engine.kernels.triton import delta_runs
 
 LAYERS = 12
@@ -180,10 +181,10 @@ def delta_net_runs(lens: tuple[int, ...]) -> list[dict[str, Any]]:
     mixed = delta_runs.convolve_runs(qkvz, weights, *own[0], plan)
     values = delta_runs.delta_rule_runs(mixed, ba, weights, own[0][1], plan)
     calls = {
-        "delta_net_runs": lambda layer: kernels.delta_net_runs(qkvz, ba, weights, *own[layer], plan),
+        "delta_net_runs": lambda layer: kernels.delta_net_runs(qkvz, ba, weights, *own[layer], plan, torch.bfloat16),
         "convolve_runs": lambda layer: delta_runs.convolve_runs(qkvz, weights, *own[layer], plan),
         "delta_rule_runs": lambda layer: delta_runs.delta_rule_runs(mixed, ba, weights, own[layer][1], plan),
-        "gate_runs": lambda layer: delta_runs.gate_runs(values, qkvz, weights),
+        "gate_runs": lambda layer: delta_runs.gate_runs(values, qkvz, weights, torch.bfloat16),
     }
     return [measure(name, call, nbytes, runs=len(lens), tokens=tokens) for name, call in calls.items()]
 

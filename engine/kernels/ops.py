@@ -107,9 +107,16 @@ class FusedKernels(Kernels, Protocol):
     CAPTURED_TOKENS: int
 
     def delta_net_runs(
-        self, qkvz: Tensor, ba: Tensor, weights: DeltaWeights, window: Tensor, recurrent: Tensor, plan: Any
+        self,
+        qkvz: Tensor,
+        ba: Tensor,
+        weights: DeltaWeights,
+        window: Tensor,
+        recurrent: Tensor,
+        plan: Any,
+        dtype: torch.dtype,
     ) -> Tensor:
-        """`delta_net_step` over runs, laid out by `plan_runs`: [T, Hv · V] in the dtype of `qkvz`."""
+        """`delta_net_step` over runs, laid out by `plan_runs`: [T, Hv, V] in `dtype`."""
         ...
 
     def norm_rotate_and_store(

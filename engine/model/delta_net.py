@@ -19,7 +19,7 @@ class DeltaNet:
     """Extends each sequence's state by its new tokens, single ones step by step and longer runs in chunks."""
 
     def __init__(self, layer: int, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
-        self.layer, self.kernels = layer, kernels
+        self.layer, self.kernels, self.fused = layer, kernels, fused(kernels)
         self.in_proj, self.out_proj = scope.joint("in_proj_qkvz", "in_proj_ba"), scope.linear("out_proj")
         self.weights = DeltaWeights(
             conv=scope.tensor("conv1d.weight").flatten(1).float(),
@@ -45,12 +45,12 @@ class DeltaNet:
     def _advance(self, qkvz: Tensor, ba: Tensor, part: StatePart, step: Step) -> Tensor:
         """Convolution, delta rule and gated norm for the rows of one part: [T', Hv, V] in the step's dtype."""
         state, weights, kernels = step.cache.delta[self.layer], self.weights, self.kernels
-        if self.fused is not None and part.plan is not None:
-            gated = self.fused.delta_net_runs(qkvz, ba, weights, state.window, state.recurrent, part.plan)
-            return gated.view(qkvz.shape[0], *state.recurrent.shape[1::2])
         if part.plan is None:
             tensors = state.window, state.recurrent
             return kernels.delta_net_step(qkvz, ba, weights, *tensors, part.slots, step.dtype)
+        if self.fused is not None:
+            tensors = state.window, state.recurrent
+            return self.fused.delta_net_runs(qkvz, ba, weights, *tensors, part.plan, step.dtype)
         heads, width = state.recurrent.shape[1], state.recurrent.shape[3]
         mixed, z, b, a = split_projections(qkvz, ba, weights, width)
         g, beta = kernels.delta_gates(a, b, weights.decay_rate, weights.dt_bias)

@@ -10,8 +10,6 @@ from torch import Tensor
 from engine.kernels.ops import HeadNorms
 from engine.kernels.triton.decode_attention import Singles, attend_singles
 from engine.kernels.triton.prefill_attention import Runs, attend_runs
-from engine.kernels.triton_matrix.operands import early
-from engine.kernels.triton_matrix.tiles import await_inputs
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,6 @@ def norm_rotate_and_store(
         HALF=cos.shape[-1],
         NORMED=norms is not None,
         num_warps=2,
-        **early(query),
     )
     return rotated
 
@@ -170,12 +167,10 @@ def _norm_rotate_and_store(
     BLOCK: tl.constexpr,
     HALF: tl.constexpr,
     NORMED: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at = tl.arange(0, BLOCK)
     here = at < D
-    await_inputs(EARLY)
     if head < heads:
         x = query + token * query_stride + head * head_stride
         turned = _norm_rotate(x, query_weight, cos, sin, eps, token, D, BLOCK, HALF, NORMED)

@@ -12,9 +12,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.triton_matrix.operands import early
-from engine.kernels.triton_matrix.tiles import await_inputs
-
 CHUNK = 64
 PARTS = 64
 LEAST_ROWS = 16
@@ -75,7 +72,6 @@ def attend_singles(
         PARTS=PARTS,
         num_warps=4,
         num_stages=2,
-        **early(query),
     )
     gated = gate is not None
     strides = (gate.stride(0), gate.stride(1)) if gate is not None else (0, 0)
@@ -94,7 +90,6 @@ def attend_singles(
         PARTS=PARTS,
         GATED=gated,
         num_warps=4,
-        **early(query),
     )
 
 
@@ -120,12 +115,10 @@ def _attend_part(
     PAGE: tl.constexpr,
     CHUNK: tl.constexpr,
     PARTS: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     single, kv_head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     context = tl.load(contexts + single)
     if part * CHUNK >= context:
-        await_inputs(EARLY)
         return
     heads = kv_heads * SHARED
     row = tl.load(rows + single).to(tl.int64)
@@ -133,7 +126,6 @@ def _attend_part(
     member, at, token = tl.arange(0, ROWS), tl.arange(0, BLOCK), tl.arange(0, CHUNK)
     head = kv_head * SHARED + member
     mine, inside = member < SHARED, at < D
-    await_inputs(EARLY)
     q = tl.load(
         query + (row * heads + head[:, None]) * D + at[None, :], mask=mine[:, None] & inside[None, :], other=0.0
     ).to(keys.dtype.element_ty)
@@ -177,7 +169,6 @@ def _join_parts(
     CHUNK: tl.constexpr,
     PARTS: tl.constexpr,
     GATED: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     single, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     heads = tl.num_programs(1)
@@ -185,7 +176,6 @@ def _join_parts(
     parts = tl.minimum(tl.cdiv(context, CHUNK), PARTS)
     part, at = tl.arange(0, PARTS), tl.arange(0, BLOCK)
     inside, mine = at < D, (single * heads + head) * PARTS
-    await_inputs(EARLY)
     tops = tl.load(largest + mine + part, mask=part < parts, other=float("-inf"))
     peak = tl.max(tops, 0)
     weights = tl.where(part < parts, tl.exp(tops - peak), 0.0)

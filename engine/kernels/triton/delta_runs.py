@@ -62,11 +62,17 @@ def plan_runs(lens: tuple[int, ...], slots: Tensor) -> RunPlan:
 
 
 def delta_net_runs(
-    qkvz: Tensor, ba: Tensor, weights: DeltaWeights, window: Tensor, recurrent: Tensor, plan: RunPlan
+    qkvz: Tensor,
+    ba: Tensor,
+    weights: DeltaWeights,
+    window: Tensor,
+    recurrent: Tensor,
+    plan: RunPlan,
+    dtype: torch.dtype,
 ) -> Tensor:
     """See `ops.FusedKernels.delta_net_runs`."""
     mixed = convolve_runs(qkvz, weights, window, recurrent, plan)
-    return gate_runs(delta_rule_runs(mixed, ba, weights, recurrent, plan), qkvz, weights)
+    return gate_runs(delta_rule_runs(mixed, ba, weights, recurrent, plan), qkvz, weights, dtype)
 
 
 def convolve_runs(qkvz: Tensor, weights: DeltaWeights, window: Tensor, recurrent: Tensor, plan: RunPlan) -> Tensor:
@@ -131,10 +137,10 @@ def delta_rule_runs(mixed: Tensor, ba: Tensor, weights: DeltaWeights, recurrent:
     return output
 
 
-def gate_runs(x: Tensor, qkvz: Tensor, weights: DeltaWeights) -> Tensor:
-    """`gated_rms_norm` of `x` float32 [T, Hv, V] by the z in `qkvz`: [T, Hv · V] in its dtype."""
+def gate_runs(x: Tensor, qkvz: Tensor, weights: DeltaWeights, dtype: torch.dtype) -> Tensor:
+    """`gated_rms_norm` of `x` float32 [T, Hv, V] by the z in `qkvz`, in `dtype`."""
     tokens, heads, width = x.shape
-    output = torch.empty(tokens, heads * width, dtype=qkvz.dtype, device=x.device)
+    output = torch.empty(tokens, heads, width, dtype=dtype, device=x.device)
     block, shared = min(GATED_HEADS, triton.next_power_of_2(heads)), heads // weights.key_heads
     _gate[(tokens, triton.cdiv(heads, block))](
         x,

@@ -16,8 +16,6 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.reference_delta import DeltaWeights
-from engine.kernels.triton_matrix.operands import early
-from engine.kernels.triton_matrix.tiles import await_inputs
 
 SLICE, WARPS = 64, 2
 """Columns of a state that one program has, and its warps: the fastest on an H200 at 32 and 128 sequences, and within 6%
@@ -35,10 +33,10 @@ def delta_net_step(
     slots: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """See `reference_delta.delta_net_step`."""
+    """See `reference_delta.delta_net_step`; a slot below 0 belongs to no sequence and gives zeros."""
     sequences = qkvz.shape[0]
     value_heads, key_dim, value_dim = recurrent.shape[1:]
-    output = torch.empty(sequences, value_heads * value_dim, dtype=dtype, device=qkvz.device)
+    output = torch.empty(sequences, value_heads, value_dim, dtype=dtype, device=qkvz.device)
     if not sequences:
         return output.view(0, value_heads, value_dim)
     slices = triton.cdiv(value_dim, SLICE)
@@ -68,7 +66,6 @@ def delta_net_step(
         SLICE=value_dim // slices,
         TAPS=weights.conv.shape[1],
         num_warps=WARPS,
-        **early(qkvz),
     )
     return output.view(sequences, value_heads, value_dim)
 
@@ -137,7 +134,6 @@ def _step(
     V: tl.constexpr,
     SLICE: tl.constexpr,
     TAPS: tl.constexpr,
-    EARLY: tl.constexpr,
 ):
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     key_head, member = head // SHARED, head % SHARED
@@ -145,12 +141,10 @@ def _step(
     place = (row * HEADS * SHARED + head) * V
     slot = tl.load(slots + row).to(tl.int64)
     if slot < 0:
-        await_inputs(EARLY)
         tl.store(output + place + at_v, tl.zeros([SLICE], output.dtype.element_ty))
         return
     state_at = states + slot * state_stride + head * K * V + at_k[:, None] * V + at_v[None, :]
-    memory = tl.load(state_at).to(tl.float32)  # last written a step ago
-    await_inputs(EARLY)
+    memory = tl.load(state_at).to(tl.float32)
     group = qkvz + row.to(tl.int64) * qkvz_stride + key_head * (2 * K + 2 * SHARED * V)
     raw_q, raw_k = tl.load(group + at_k), tl.load(group + K + at_k)
     raw_v = tl.load(group + 2 * K + member * V + at_v)

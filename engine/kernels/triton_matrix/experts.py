@@ -77,8 +77,7 @@ def _direct(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, sha
     tuned = choose("row_down", stack.name, tokens)
     _row_down_kernel[(triton.cdiv(stack.hidden, tuned["BN"]), tokens)](
         inner, down.weight, down.scale, down.expert_weight, down.expert_scale, shared_down.weight, shared_down.scale,
-        experts, weights, weights if shared_weight is None else shared_weight,
-        0 if shared_weight is None else shared_weight.stride(0),
+        experts, weights, shared_weight if shares else weights, 0 if shared_weight is None else shared_weight.stride(0),
         output, tokens, choices, stack.hidden, stack.inner, down.format, down.step, row_step(stack.inner), shares,
         **tuned, **early(x),
     )  # fmt: skip

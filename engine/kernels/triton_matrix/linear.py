@@ -51,7 +51,8 @@ def multiply(x: Tensor, matrix: Operands) -> Tensor:
 
 def rows_of_tile(tokens: int, most: int = 64) -> int:
     """The least tile of 16, 32, ... rows that holds `tokens`, up to `most`."""
-    return min(most, max(16, 1 << (tokens - 1).bit_length()))
+    tile: int = min(most, max(16, triton.next_power_of_2(tokens)))
+    return tile
 
 
 @triton.jit(do_not_specialize=["T"])

@@ -99,7 +99,7 @@ class Layer:
         else:
             output = reference.delta_rule_chunked(*heads, g, beta, self.recurrent, plan)
         gate = z.reshape(output.shape)
-        return reference.gated_rms_norm(output, gate, self.weights.norm, 1e-6, torch.float32).flatten(1)
+        return reference.gated_rms_norm(output, gate, self.weights.norm, 1e-6, torch.float32)
 
 
 SHAPES = [(2, 4, 32), (2, 2, 16), (16, 32, 128)]
@@ -112,7 +112,7 @@ def test_delta_net_step(shape: tuple[int, int, int]) -> None:
     window, recurrent = layer.window.clone(), layer.recurrent.clone()
     for _ in range(2):
         want = layer.reference(qkvz, ba, slots, None)
-        got = triton.delta_net_step(qkvz, ba, layer.weights, window, recurrent, slots, KV).flatten(1)
+        got = triton.delta_net_step(qkvz, ba, layer.weights, window, recurrent, slots, KV)
         assert error(got, want) < BF16
         assert error(recurrent, layer.recurrent) < STATE
         assert torch.equal(window, layer.window)
@@ -121,7 +121,7 @@ def test_delta_net_step(shape: tuple[int, int, int]) -> None:
 def test_delta_net_step_leaves_padding_alone() -> None:
     layer, slots = Layer(2, 4, 32, slots=3), torch.tensor([1, -1], device=DEVICE)
     window, recurrent = layer.window.clone(), layer.recurrent.clone()
-    got = triton.delta_net_step(*layer.inputs(2), layer.weights, window, recurrent, slots, KV).flatten(1)
+    got = triton.delta_net_step(*layer.inputs(2), layer.weights, window, recurrent, slots, KV)
     assert got[0].count_nonzero()
     assert not got[1].count_nonzero()
     assert torch.equal(window[[0, 2]], layer.window[[0, 2]])
@@ -136,7 +136,7 @@ def test_delta_net_runs(shape: tuple[int, int, int], lens: tuple[int, ...]) -> N
     qkvz, ba = layer.inputs(sum(lens))
     window, recurrent = layer.window.clone(), layer.recurrent.clone()
     want = layer.reference(qkvz, ba, slots, lens)
-    got = triton.delta_net_runs(qkvz, ba, layer.weights, window, recurrent, triton.plan_runs(lens, slots))
+    got = triton.delta_net_runs(qkvz, ba, layer.weights, window, recurrent, triton.plan_runs(lens, slots), KV)
     assert error(got, want) < BF16
     assert error(recurrent, layer.recurrent) < STATE
     assert torch.equal(window, layer.window)
@@ -150,7 +150,7 @@ def test_equal_keys_are_solved_as_well() -> None:
     ba.view(128, 2, 2, 2)[:, :, 0], ba.view(128, 2, 2, 2)[:, :, 1] = 9.0, -9.0
     window, recurrent = layer.window.clone(), layer.recurrent.clone()
     want = layer.reference(qkvz, ba, slots, (128,))
-    got = triton.delta_net_runs(qkvz, ba, layer.weights, window, recurrent, triton.plan_runs((128,), slots))
+    got = triton.delta_net_runs(qkvz, ba, layer.weights, window, recurrent, triton.plan_runs((128,), slots), KV)
     assert error(got, want) < BF16
 
 
