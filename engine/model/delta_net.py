@@ -29,7 +29,6 @@ class DeltaNet:
             eps=config.rms_norm_eps,
             key_heads=config.linear_num_key_heads,
         )
-        self.fused = fused(kernels)
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[T, hidden] -> [T, hidden] in the dtype of `x`; the states of the step's sequences have moved on."""

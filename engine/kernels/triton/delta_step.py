@@ -38,7 +38,7 @@ def delta_net_step(
     value_heads, key_dim, value_dim = recurrent.shape[1:]
     output = torch.empty(sequences, value_heads, value_dim, dtype=dtype, device=qkvz.device)
     if not sequences:
-        return output.view(0, value_heads, value_dim)
+        return output
     slices = triton.cdiv(value_dim, SLICE)
     counters, results = _scratch(qkvz.device, sequences, weights.key_heads, value_heads * value_dim)
     _step[(sequences, value_heads, slices)](
@@ -67,7 +67,7 @@ def delta_net_step(
         TAPS=weights.conv.shape[1],
         num_warps=WARPS,
     )
-    return output.view(sequences, value_heads, value_dim)
+    return output
 
 
 def _scratch(device: torch.device, sequences: int, key_heads: int, width: int) -> tuple[Tensor, Tensor]:
