@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from engine.quant.formats import Packed, join_rows
+from engine.quant.gpu import takes
 from engine.quant.linear import QuantizedLinear
 from engine.quant.own import cpu_kernels
+
+ALIGNED = 8
+"""Outputs in multiples of which a GPU's library multiplies at full speed; 513 take it 10 times as long as 512."""
 
 
 class JointLinear:
@@ -27,13 +31,17 @@ class JointLinear:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """x [T, in] to one [T, out] for each layer, in the dtype of `x`; on a GPU views of one result."""
-        if self.joined is not None:
+        if self.joined is not None and self._joins(x, self.joined):
             return torch.split(self.joined(x), [linear.out_features for linear in self.linears], dim=1)
         if self.own is None or x.dtype != torch.float32:
             return tuple([linear(x) for linear in self.linears])
         kind, matrices = self.own
         results: tuple[Tensor, ...] = cpu_kernels().matmul(x, matrices, kind)
         return results
+
+    @staticmethod
+    def _joins(x: Tensor, joined: QuantizedLinear) -> bool:
+        return (joined.gpu is not None and takes(x)) or joined.out_features % ALIGNED == 0
 
 
 def _joined(linears: tuple[QuantizedLinear, ...]) -> QuantizedLinear | None:
