@@ -168,6 +168,55 @@ def bench_prefill(
     _print_json(prefill(_load(model, quant, device, max_running=1, max_context=tokens + 1), tokens))
 
 
+@bench.command(name="roofline")
+def bench_roofline(
+    model: Model,
+    quant: Annotated[str, typer.Option(help="f32, bf16, fp8, int8 or int4")],
+    batch: Annotated[int, typer.Option(help="sequences decoded together")] = 1,
+    context: Annotated[int, typer.Option(help="tokens in the context of each")] = 2048,
+    bandwidth: Annotated[float, typer.Option(help="memory, TB/s; default: one H200")] = 4.3,
+    rate: Annotated[float, typer.Option(help="bfloat16 products, TFLOP/s; default: one H200")] = 790,
+) -> None:
+    """Print as JSON what bytes and operations allow: the limit beside which speeds stand. Nothing is loaded."""
+    from engine.measure.roofline import Machine, decode_bytes, decode_limit, level_bytes, prefill_limit
+    from engine.weights.loader import open_source, resolve
+
+    config, machine = open_source(resolve(model)).config, Machine(bandwidth * 1e12, rate * 1e12)
+    sizes = level_bytes(config, quant)
+    figures = {
+        "weights_bytes": sum(sizes.values()),
+        "decode_bytes_per_step": decode_bytes(config, sizes, batch, context),
+        "decode_tokens_per_second": decode_limit(config, sizes, batch, context, machine),
+        "prefill_tokens_per_second": prefill_limit(config, sizes, context, machine),
+    }
+    _print_json({"model": model, "quant": quant, "batch": batch, "context": context} | figures)
+
+
+@bench.command(name="sweep")
+def bench_sweep(
+    model: Model,
+    quant: Quant = "as-stored",
+    batches: Annotated[str, typer.Option(help="decode at these batches, e.g. 1,8,32")] = "1,8,32,128",
+    context: Annotated[int, typer.Option(help="tokens in the context of each when decoding starts")] = 2048,
+    prompts: Annotated[str, typer.Option(help="prefill of these lengths, e.g. 8192,32768")] = "8192,32768",
+    tokens: Annotated[int, typer.Option(help="tokens generated for each sequence")] = 64,
+    repeats: Annotated[int, typer.Option(help="runs of each, of which the median counts")] = 3,
+    out: Annotated[Path, typer.Option(help="directory of the JSON, the table and the plot")] = Path(
+        "results/benchmarks"
+    ),
+    device: Device = None,
+) -> None:
+    """Measure decode and prefill over batches and lengths; write JSON, a Markdown table and a plot."""
+    from engine.measure.sweep import sweep, table, write
+
+    counts, lengths = _numbers("--batches", batches), _numbers("--prompts", prompts)
+    limits = {"max_running": max(counts), "max_context": max(*lengths, context) + tokens + 1, "prefix_cache": False}
+    llm = _load(model, quant, device, max_step_tokens=max(8192, *counts), **limits)
+    result = sweep(llm, counts, context, lengths, tokens, repeats)
+    files = write(result, out, f"{model.split(':')[-1].replace('/', '-')}-{quant}")
+    typer.echo(table(result) + "\n" + "\n".join(map(str, files)))
+
+
 @bench.command(name="agent")
 def bench_agent(
     model: Model,
@@ -230,6 +279,16 @@ def _load(model: str, quant: str, device: str | None, **limits: Any) -> "LLM":
     from engine.llm import LLM
 
     return LLM(model, quant, device, **limits)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"{option} {text}: give whole numbers with commas between, e.g. 1,8,32") from error
+    if min(numbers) < 1:
+        raise UserError(f"{option} {text}: each must be at least 1")
+    return numbers
 
 
 def _bytes(gib: float | None, option: str) -> int | None:

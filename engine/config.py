@@ -109,7 +109,7 @@ class EngineConfig:
     the device and in host memory, and `swap_bytes` the copies of preempted sequences there; None takes a share of what
     is free. `deterministic` cuts prompts into tiles of `prefill_tile` tokens, a multiple of 64, and runs each sequence
     alone: slower, but on CPU the logits of a request are then the same, bit for bit, whatever is cached and whoever
-    else is served.
+    else is served. `cuda_graphs` False launches decode steps kernel by kernel.
     """
 
     block_size: int = 16
@@ -124,6 +124,7 @@ class EngineConfig:
     deterministic: bool = False
     prefill_tile: int = 128
     delta_state_dtype: Literal["float32", "bfloat16"] = "float32"
+    cuda_graphs: bool = True
     device: str = "cpu"
 
     @property

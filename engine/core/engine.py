@@ -14,6 +14,7 @@ from engine.cache.delta_state import allocate_state
 from engine.cache.paged_kv import allocate_cache, usable_memory
 from engine.config import EngineConfig
 from engine.core.grammar import GrammarCompiler
+from engine.core.graphs import decode_graphs
 from engine.core.memory import STATE_GRID, cache_room, open_memory, plan_memory
 from engine.core.penalties import Penalties
 from engine.core.request import FinishReason, Request, SamplingParams, StepOutput
@@ -53,7 +54,11 @@ class Engine:
         cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
         self._memory = open_memory(model, config, plan, cache.kv, state)
         self._scheduler = Scheduler(self._memory, max_running=config.max_running, max_step_tokens=config.step_tokens)
-        self._runner = Runner(decoder, replace(cache, delta=state.layers) if state else cache, device)
+        tensors = replace(cache, delta=state.layers) if state else cache
+        graphs = None
+        if config.cuda_graphs:
+            graphs = decode_graphs(decoder, tensors, device, config.max_running, self.max_context)
+        self._runner = Runner(decoder, tensors, device, graphs)
         self._grammars = GrammarCompiler(self.tokenizer, self._vocabulary)
         self._device = device
         self._requests: dict[str, Choices] = {}
@@ -211,7 +216,7 @@ class Engine:
         computed, logits, failures = [], [torch.empty(0, self._vocabulary, device=self._device)], []
         for chunk in chunks:
             try:
-                logits.append(self._logits_alone(chunk))
+                logits.append(self._logits_alone(chunk).clone())
                 computed.append(chunk)
             except Exception as error:
                 failures.append(self._fail(chunk.sequence, error))
@@ -236,9 +241,10 @@ class Engine:
 
     def _logits(self, chunks: Sequence[Chunk]) -> Tensor:
         """Rows for the sampler, without the padding of the vocabulary."""
-        batches = [[chunk] for chunk in chunks] if self.config.deterministic else [chunks]
-        parts = [self._runner.run(batch) for batch in batches]
-        rows = (parts[0] if len(parts) == 1 else torch.cat(parts))[:, : self._vocabulary]
+        if self.config.deterministic and len(chunks) > 1:
+            rows = torch.cat([self._runner.run([chunk]).clone() for chunk in chunks])[:, : self._vocabulary]
+        else:
+            rows = self._runner.run(chunks)[:, : self._vocabulary]
         if not any(chunk.sequence.scores_prompt for chunk in chunks):
             return rows
         ends = torch.tensor([len(chunk.logit_rows) for chunk in chunks]).cumsum(0).tolist()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from engine.cache.tensors import CacheTensors
+from engine.core.graphs import DecodeGraphs
 from engine.core.sequence import Chunk
 from engine.model.batch import Batch
 from engine.model.decoder import Decoder
@@ -30,11 +31,15 @@ def cache_dtype(activation: torch.dtype, device: torch.device) -> torch.dtype:
 class Runner:
     """Runs chunks of sequences that hold their blocks, and their state slots, already."""
 
-    def __init__(self, decoder: Decoder, cache: CacheTensors, device: torch.device) -> None:
-        self._decoder, self._cache, self._device = decoder, cache, device
+    def __init__(
+        self, decoder: Decoder, cache: CacheTensors, device: torch.device, graphs: DecodeGraphs | None = None
+    ) -> None:
+        self._decoder, self._cache, self._device, self._graphs = decoder, cache, device, graphs
 
     def run(self, chunks: Sequence[Chunk], *, every_row: bool = False) -> Tensor:
-        """Logits float32 [R, vocab] of each chunk's `logit_rows`, or of all rows."""
+        """Logits float32 [R, vocab] of each chunk's `logit_rows`, or of all rows; valid until the next run."""
+        if self._graphs is not None and not every_row and self._graphs.covers(chunks):
+            return self._graphs.run(chunks)
         return self._decoder.forward(self._batch(chunks, every_row), self._cache)
 
     def _batch(self, chunks: Sequence[Chunk], every_row: bool) -> Batch:

@@ -8,6 +8,7 @@ its logits and seed and from nothing else in the batch (softmax, cumsum and topk
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ def sample(logits: Tensor, sequences: Sequence[SequenceState]) -> list[int | Exc
     """
     adjusted, errors = adjust(logits, sequences)
     best, tokens = adjusted.max(-1)
-    chosen: list[int | Exception] = list(tokens.tolist())
+    likeliest, unknown = torch.stack((tokens, best.isnan().long())).tolist()
+    chosen: list[int | Exception] = list(likeliest)
     drawn = [row for row, sequence in enumerate(sequences) if sequence.request.params.temperature > 0]
     if drawn:
         uniforms = [sequences[row].rng.random() for row in drawn]
@@ -35,8 +37,9 @@ def sample(logits: Tensor, sequences: Sequence[SequenceState]) -> list[int | Exc
             drawn, draw(rows, [sequences[row].request.params for row in drawn], uniforms), strict=True
         ):
             chosen[row] = token
-    for row in best.isnan().nonzero().flatten().tolist():
-        chosen[row] = ValueError("the model's logits are not numbers")
+    for row, is_unknown in enumerate(unknown):
+        if is_unknown:
+            chosen[row] = ValueError("the model's logits are not numbers")
     return [errors.get(row, token) for row, token in enumerate(chosen)]
 
 
@@ -68,81 +71,108 @@ def _adjust_row(logits: Tensor, sequence: SequenceState) -> None:
 def draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[float]) -> list[int]:
     """One token per row of `logits` [R, vocab], at `uniforms` in [0, 1) of the rows' cumulative distributions.
 
-    All `params` have a temperature above 0. A row without numbers gives a token without meaning.
+    All `params` have a temperature above 0. A row without numbers gives a token without meaning. What is to be known of
+    the rows goes to the device in one transfer, and what it chose comes back in one unless a row must be sorted whole.
     """
-    temperatures = torch.tensor([[one.temperature] for one in params], dtype=torch.float64, device=logits.device)
-    probabilities = (logits.double() / temperatures).softmax(-1)
-    tokens = [0] * len(params)
-    for rows, (cumulative, ids) in _candidates(probabilities, params):
-        target = torch.tensor([[uniforms[row]] for row in rows], dtype=torch.float64, device=logits.device)
-        at = torch.searchsorted(cumulative, target * cumulative[:, -1:], right=True)
-        at = at.clamp(max=cumulative.shape[1] - 1)
-        for row, token in zip(rows, (at if ids is None else ids.gather(1, at)).flatten().tolist(), strict=True):
-            tokens[row] = token
-    return tokens
+    wishes = _Wishes.of(params, uniforms, logits.device)
+    probabilities = (logits.double() / wishes.temperatures).softmax(-1)
+    filtered = [row for row, one in enumerate(params) if one.top_k > 0 or one.top_p < 1]
+    tokens = _from_top(probabilities, wishes, filtered)
+    unsorted = [row for row, one in enumerate(params) if one.top_k <= 0 and one.top_p >= 1]
+    if unsorted:
+        own = wishes.rows(unsorted)
+        tokens |= dict(zip(unsorted, _invert(_above_min_p(probabilities[unsorted], own), own).tolist(), strict=True))
+    whole = [row for row in filtered if row not in tokens]
+    if whole:
+        own = wishes.rows(whole)
+        top, ids = probabilities[whole].sort(dim=-1, descending=True, stable=True)
+        at = _invert(_truncate(top, own), own)
+        tokens |= dict(zip(whole, ids.gather(1, at[:, None])[:, 0].tolist(), strict=True))
+    return [tokens[row] for row in range(len(params))]
 
 
-def _candidates(
-    probabilities: Tensor, params: Sequence[SamplingParams]
-) -> list[tuple[list[int], tuple[Tensor, Tensor | None]]]:
-    """Rows that are treated alike: their numbers, unnormalised cumulative distributions [rows, K], ids [rows, K].
+@dataclass(frozen=True)
+class _Wishes:
+    """Numbers of R rows, float64 [R, 5] on the device: temperature, top_k (0 for all), top_p, min_p, uniform."""
 
-    `ids` None stands for the whole vocabulary in order.
-    """
-    sortless = [row for row, one in enumerate(params) if one.top_k <= 0 and one.top_p >= 1]
-    groups: list[tuple[list[int], tuple[Tensor, Tensor | None]]] = []
-    if sortless:
-        groups.append((sortless, (_above_min_p(probabilities[sortless], [params[row] for row in sortless]), None)))
-    filtered = [row for row in range(len(params)) if row not in set(sortless)]
-    if filtered:
-        top, ids = probabilities[filtered].topk(min(CANDIDATES, probabilities.shape[1]))
-        cumulative = top.cumsum(-1)
-        enough = [_suffices(params[row], mass) for row, mass in zip(filtered, cumulative[:, -1].tolist(), strict=True)]
-        enough = [good or top.shape[1] == probabilities.shape[1] for good in enough]
-        few = [at for at, good in enumerate(enough) if good]
-        many = [row for row, good in zip(filtered, enough, strict=True) if not good]
-        if few:
-            rows = [filtered[at] for at in few]
-            groups.append((rows, (_truncate(top[few], [params[row] for row in rows]), ids[few])))
-        if many:
-            top, ids = probabilities[many].sort(dim=-1, descending=True, stable=True)
-            groups.append((many, (_truncate(top, [params[row] for row in many]), ids)))
-    return groups
+    numbers: Tensor
+
+    @classmethod
+    def of(cls, params: Sequence[SamplingParams], uniforms: Sequence[float], device: torch.device) -> "_Wishes":
+        listed = [
+            (one.temperature, max(one.top_k, 0), one.top_p, one.min_p, uniform)
+            for one, uniform in zip(params, uniforms, strict=True)
+        ]
+        host = torch.tensor(listed, dtype=torch.float64)
+        return cls((host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True))
+
+    def rows(self, rows: Sequence[int]) -> "_Wishes":
+        """Those of some rows, given in rising order."""
+        return self if len(rows) == len(self.numbers) else _Wishes(self.numbers[rows])
+
+    @property
+    def temperatures(self) -> Tensor:
+        return self.numbers[:, 0:1]
+
+    @property
+    def top_k(self) -> Tensor:
+        return self.numbers[:, 1:2]
+
+    @property
+    def top_p(self) -> Tensor:
+        return self.numbers[:, 2:3]
+
+    @property
+    def min_p(self) -> Tensor:
+        return self.numbers[:, 3:4]
+
+    @property
+    def uniforms(self) -> Tensor:
+        return self.numbers[:, 4:5]
 
 
-def _suffices(params: SamplingParams, mass: float) -> bool:
-    """Whether the first candidates, of probability `mass` together, hold all that the filters of a row can leave."""
-    return 0 < params.top_k <= CANDIDATES or (params.top_k <= 0 and mass >= params.top_p)
+def _from_top(probabilities: Tensor, wishes: _Wishes, rows: Sequence[int]) -> dict[int, int]:
+    """The tokens of those of `rows` whose likeliest `CANDIDATES` hold all that their filters can leave."""
+    if not rows:
+        return {}
+    own = wishes.rows(rows)
+    chosen = probabilities if len(rows) == len(probabilities) else probabilities[rows]
+    top, ids = chosen.topk(min(CANDIDATES, chosen.shape[1]))
+    enough = torch.where(own.top_k > 0, own.top_k <= CANDIDATES, top.sum(-1, keepdim=True) >= own.top_p)
+    enough |= top.shape[1] == chosen.shape[1]
+    at = _invert(_truncate(top, own), own)
+    found = torch.cat((ids.gather(1, at[:, None]), enough.long()), dim=1).tolist()
+    return {row: token for row, (token, good) in zip(rows, found, strict=True) if good}
 
 
-def _truncate(top: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Cumulative probabilities of rows sorted downwards [rows, K], constant from where the filters cut.
+def _invert(cumulative: Tensor, wishes: _Wishes) -> Tensor:
+    """Where each row of cumulative probabilities [R, K], not normalised, passes its uniform number: int64 [R]."""
+    at = torch.searchsorted(cumulative, wishes.uniforms * cumulative[:, -1:], right=True)
+    return at.clamp(max=cumulative.shape[1] - 1)[:, 0]
+
+
+def _truncate(top: Tensor, wishes: _Wishes) -> Tensor:
+    """Cumulative probabilities of rows sorted downwards [R, K], constant from where the filters cut.
 
     top_k keeps the k likeliest; top_p the smallest set of likeliest tokens with at least that share of what top_k left
     (Holtzman et al. 2020); min_p those with at least that share of the likeliest's probability (Nguyen et al. 2024).
     """
     width = top.shape[1]
-
-    def column(values: list[float], dtype: torch.dtype = torch.float64) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=top.device)[:, None]
-
-    counts = column([min(one.top_k, width) if one.top_k > 0 else width for one in params], torch.int64)
+    limited = wishes.top_k > 0
+    counts = torch.where(limited, wishes.top_k.clamp(max=width), width).long()
     rank = torch.arange(width, device=top.device)
     cumulative = top.cumsum(-1)
     # Without top_k the nucleus is a share of everything, which the candidates at hand may not add up to.
-    whole = torch.where(column([one.top_k > 0 for one in params], torch.bool), cumulative.gather(1, counts - 1), 1.0)
-    keep = (rank < counts) & (cumulative - top < column([one.top_p for one in params]) * whole)
-    keep &= top >= column([one.min_p for one in params]) * top[:, :1]
+    whole = torch.where(limited, cumulative.gather(1, counts - 1), 1.0)
+    keep = (rank < counts) & (cumulative - top < wishes.top_p * whole)
+    keep &= top >= wishes.min_p * top[:, :1]
     return top.where(keep, 0.0).cumsum(-1)
 
 
-def _above_min_p(probabilities: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+def _above_min_p(probabilities: Tensor, wishes: _Wishes) -> Tensor:
     """Cumulative probabilities of rows in vocabulary order, without the tokens that min_p leaves out."""
-    if any(one.min_p > 0 for one in params):
-        shares = torch.tensor([[one.min_p] for one in params], dtype=torch.float64, device=probabilities.device)
-        floor = shares * probabilities.max(-1, keepdim=True).values
-        probabilities = probabilities.where(probabilities >= floor, 0.0)
-    return probabilities.cumsum(-1)
+    floor = wishes.min_p * probabilities.max(-1, keepdim=True).values
+    return probabilities.where(probabilities >= floor, 0.0).cumsum(-1)
 
 
 def token_logprob(logits: Tensor, token_id: int, alternatives: int) -> TokenLogprob:

@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Protocol, cast
 
@@ -85,7 +87,84 @@ class Kernels(Protocol):
     def moe(self, x: Tensor, gate_up: Experts, down: Experts, weights: Tensor, experts: Tensor) -> Tensor: ...
 
 
-_FAMILIES: Mapping[str, str] = MappingProxyType({"cpu": "cpu", "cuda": "cuda"})
+@dataclass(frozen=True)
+class HeadNorms:
+    """Norms of query and key heads, float32 [D] each."""
+
+    query: Tensor
+    key: Tensor
+    eps: float
+
+
+class FusedKernels(Kernels, Protocol):
+    """A family that also does several of these operations in one; the layers of `engine.model` are their references.
+
+    `qkvz` [T, Hk · (K + K + rV + rV)] and `ba` [T, Hk · 2r] are the projections as they come, interleaved per key head;
+    `window` and `recurrent` are one layer's states (`engine.cache.tensors.LayerState`). A slot below 0 belongs to no
+    sequence: nothing is stored there and the result is zeros.
+    """
+
+    CAPTURED_TOKENS: int
+
+    def delta_net_runs(
+        self,
+        qkvz: Tensor,
+        ba: Tensor,
+        weights: DeltaWeights,
+        window: Tensor,
+        recurrent: Tensor,
+        plan: Any,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """`delta_net_step` over runs, laid out by `plan_runs`: [T, Hv, V] in `dtype`."""
+        ...
+
+    def norm_rotate_and_store(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        norms: HeadNorms | None,
+        cos: Tensor,
+        sin: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slots: Tensor,
+    ) -> Tensor:
+        """`rms_norm` of query and key heads [T, H, D], then `rotate_and_store`: the query in the cache's dtype.
+
+        Heads of `key` and `value` adjoin; those of `query` may lie apart.
+        """
+        ...
+
+    def gated_attention(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        plan: Any,
+        scale: float,
+        gate: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """`paged_attention` of a contiguous `query`, times sigmoid(gate) [T, H, D] if there is one, in `dtype`."""
+        ...
+
+    def plan_singles(self, contexts: Tensor, tables: Tensor, width: Tensor) -> Any:
+        """`plan_attention` for one token of each sequence, from numbers that lie on the device and may change there.
+
+        `contexts` is int32 [B]; `tables` int32 holds a row of blocks for each, one every `width[0]` entries. A context
+        of 0 belongs to no sequence.
+        """
+        ...
+
+
+def fused(kernels: Kernels) -> FusedKernels | None:
+    """The family itself if it is a `FusedKernels`."""
+    return cast(FusedKernels, kernels) if hasattr(kernels, "delta_net_runs") else None
+
+
+_FAMILIES: Mapping[str, str] = MappingProxyType({"cpu": "cpu", "cuda": "triton"})
 
 
 @cache
@@ -95,5 +174,29 @@ def family(device_type: str) -> Kernels:
     A family is imported when a device asks for it: what it is built with need not be there for the others.
     """
     name = _FAMILIES.get(device_type, "reference")
+    if name == "triton" and find_spec("triton") is None:
+        logger.warning("the package triton is not installed: the portable kernels serve, several times slower")
+        name = "cuda"
     logger.info("kernels for %s: %s", device_type, name)
     return cast(Kernels, import_module(f"engine.kernels.{name}"))
+
+
+class SharedMoE(Protocol):
+    """A family in which the shared expert takes part as one expert more."""
+
+    def expert_stack(
+        self, gate_up: object, down: object, shared_gate_up: object = None, shared_down: object = None
+    ) -> Any:
+        """The experts as the kernels take them; None where they know no such format or the shared one's differs."""
+        ...
+
+    def moe_of_stack(
+        self, x: Tensor, stack: Any, weights: Tensor, experts: Tensor, shared_logit: Tensor | None
+    ) -> Tensor:
+        """`Kernels.moe` for x bfloat16, plus the shared expert times the sigmoid of `shared_logit` [T, 1]."""
+        ...
+
+
+def shared_moe(kernels: Kernels) -> SharedMoE | None:
+    """The family itself if it is a `SharedMoE`."""
+    return cast(SharedMoE, kernels) if hasattr(kernels, "moe_of_stack") else None

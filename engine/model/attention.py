@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.kernels.ops import Kernels
+from engine.kernels.ops import FusedKernels, HeadNorms, Kernels, fused
 from engine.model.scope import Scope
 from engine.model.step import Step
 
@@ -39,6 +39,10 @@ class Attention:
         self.qkv, self.o_proj = scope.joint("q_proj", "k_proj", "v_proj"), scope.linear("o_proj")
         self.q_norm = scope.tensor("q_norm.weight") if config.qk_norm else None
         self.k_norm = scope.tensor("k_norm.weight") if config.qk_norm else None
+        self.norms = None
+        if self.q_norm is not None and self.k_norm is not None:
+            self.norms = HeadNorms(self.q_norm, self.k_norm, self.eps)
+        self.fused = fused(kernels)
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         """[T, hidden] -> [T, hidden] in the dtype of `x`; the new keys and values are in the cache afterwards."""
@@ -46,6 +50,9 @@ class Attention:
         projected, key, value = self.qkv(x)
         query, gate = self._query_and_gate(projected.view(tokens, self.heads, -1))
         key = key.view(tokens, self.kv_heads, self.head_dim)
+        if self.fused is not None:
+            value = value.view(tokens, self.kv_heads, self.head_dim)
+            return self.o_proj(self._fused(self.fused, query, key, value, gate, x.dtype, step))
         if self.q_norm is not None and self.k_norm is not None:
             query = self.kernels.rms_norm(query, self.q_norm, self.eps, torch.float32)
             key = self.kernels.rms_norm(key, self.k_norm, self.eps, torch.float32)
@@ -56,6 +63,25 @@ class Attention:
         if gate is not None:
             output = output * torch.sigmoid(gate.float())
         return self.o_proj(output.view(tokens, -1).to(x.dtype))
+
+    def _fused(
+        self,
+        kernels: FusedKernels,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        gate: Tensor | None,
+        dtype: torch.dtype,
+        step: Step,
+    ) -> Tensor:
+        """The same from the projections to `o_proj`, in two operations."""
+        kv = step.cache.kv[self.layer]
+        query = kernels.norm_rotate_and_store(
+            query, key, value, self.norms, step.cos, step.sin, kv.keys, kv.values, step.batch.slot_mapping
+        )
+        scale = self.head_dim**-0.5
+        output = kernels.gated_attention(query, kv.keys, kv.values, step.attention_plan, scale, gate, dtype)
+        return output.flatten(1)
 
     def _query_and_gate(self, projected: Tensor) -> tuple[Tensor, Tensor | None]:
         """Both [T, heads, head_dim]; no gate where the architecture has none."""

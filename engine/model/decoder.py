@@ -1,6 +1,6 @@
 """The whole forward pass, readable top to bottom: embedding, layers of mixer and MLP, final norm, logits."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,9 +42,12 @@ class Decoder:
         ]
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, cache: CacheTensors) -> Tensor:
-        """Logits float32 [R, vocab_size] of the rows `batch.logit_rows`; new keys and values are cached on the way."""
-        step = self._prepare(batch, cache)
+    def forward(self, batch: Batch, cache: CacheTensors, attention_plan: Any = None) -> Tensor:
+        """Logits float32 [R, vocab_size] of the rows `batch.logit_rows`; new keys and values are cached on the way.
+
+        `attention_plan` is the kernels' plan where it is made already, else it follows from the batch.
+        """
+        step = self._prepare(batch, cache, attention_plan)
         hidden = self.embedding.rows(batch.token_ids).float()
         delta = torch.zeros_like(hidden)
         for layer in self.layers:
@@ -57,9 +60,11 @@ class Decoder:
         """The CPU's kernels read packed weights in float32, and converting few rows costs more than it saves."""
         return torch.float32 if rows.device.type == "cpu" and len(rows) <= FLOAT32_ROWS else self.dtype
 
-    def _prepare(self, batch: Batch, cache: CacheTensors) -> Step:
+    def _prepare(self, batch: Batch, cache: CacheTensors, plan: Any) -> Step:
         cos, sin = self.rotary(batch.positions)
-        plan = self.kernels.plan_attention(batch.block_tables, batch.query_lens, batch.context_lens, cache.block_size)
+        if plan is None:
+            lens = (batch.query_lens, batch.context_lens)
+            plan = self.kernels.plan_attention(batch.block_tables, *lens, cache.block_size)
         return Step(
             batch,
             cache,

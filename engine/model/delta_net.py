@@ -9,7 +9,7 @@ y = out_proj(norm(o) · silu(z))
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.kernels.ops import Kernels
+from engine.kernels.ops import Kernels, fused
 from engine.kernels.reference_delta import DeltaWeights, split_heads, split_projections
 from engine.model.scope import Scope
 from engine.model.step import StatePart, Step
@@ -19,7 +19,7 @@ class DeltaNet:
     """Extends each sequence's state by its new tokens, single ones step by step and longer runs in chunks."""
 
     def __init__(self, layer: int, config: ModelConfig, scope: Scope, kernels: Kernels) -> None:
-        self.layer, self.kernels = layer, kernels
+        self.layer, self.kernels, self.fused = layer, kernels, fused(kernels)
         self.in_proj, self.out_proj = scope.joint("in_proj_qkvz", "in_proj_ba"), scope.linear("out_proj")
         self.weights = DeltaWeights(
             conv=scope.tensor("conv1d.weight").flatten(1).float(),
@@ -47,6 +47,9 @@ class DeltaNet:
         if part.plan is None:
             tensors = state.window, state.recurrent
             return kernels.delta_net_step(qkvz, ba, weights, *tensors, part.slots, step.dtype)
+        if self.fused is not None:
+            tensors = state.window, state.recurrent
+            return self.fused.delta_net_runs(qkvz, ba, weights, *tensors, part.plan, step.dtype)
         heads, width = state.recurrent.shape[1], state.recurrent.shape[3]
         mixed, z, b, a = split_projections(qkvz, ba, weights, width)
         g, beta = kernels.delta_gates(a, b, weights.decay_rate, weights.dt_bias)

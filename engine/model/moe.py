@@ -1,10 +1,13 @@
 """Mixture of experts with a shared expert: `Σ p_e · expert_e(x) + sigmoid(shared_gate(x)) · shared(x)`."""
 
+import sys
+
 import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
-from engine.kernels.ops import Kernels
+from engine.kernels.cuda.experts import DIRECT_TOKENS
+from engine.kernels.ops import Kernels, shared_moe
 from engine.model.mlp import DenseMLP
 from engine.model.scope import Scope
 
@@ -18,10 +21,25 @@ class SparseMoE:
         self.gates = scope.joint("gate", "shared_expert_gate")
         self.gate_up, self.down = scope.experts("experts.gate_up_proj"), scope.experts("experts.down_proj")
         self.shared = DenseMLP(scope.below("shared_expert"), kernels)
+        self.fused = shared_moe(kernels)
+        self.stack = None
+        if self.fused is not None and self.shared.gate_up.joined is not None:
+            shared = self.shared.gate_up.joined.packed, self.shared.down.packed
+            self.stack = self.fused.expert_stack(self.gate_up, self.down, *shared)
+        self.known = self.fused is not None and self.fused.expert_stack(self.gate_up, self.down) is not None
+
+    def captured_tokens(self, dtype: torch.dtype) -> int:
+        """Tokens up to which the host does not wait for the device at activations of `dtype`, as graphs need it.
+
+        Beyond what kernels of our own know, the portable path sorts tokens by expert on the host's count of them.
+        """
+        return sys.maxsize if self.known and dtype == torch.bfloat16 else DIRECT_TOKENS
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, hidden] -> float32 [T, hidden]."""
-        logits, shared_gate = self.gates(x)
+        logits, shared_logit = self.gates(x)
         weights, experts = self.kernels.route(logits, self.top_k, self.renormalise)
+        if self.fused is not None and self.stack is not None and x.dtype == torch.bfloat16:
+            return self.fused.moe_of_stack(x, self.stack, weights, experts, shared_logit)
         routed = self.kernels.moe(x, self.gate_up, self.down, weights, experts)
-        return routed.add_(torch.sigmoid(shared_gate.float()) * self.shared(x))
+        return routed.add_(torch.sigmoid(shared_logit.float()) * self.shared(x))

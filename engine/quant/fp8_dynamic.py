@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.quant import whole
 from engine.quant.formats import FP8_BLOCK, Packed
+from engine.quant.gpu import gpu_kernels
 
 LARGEST = 448.0
 """The largest e4m3 value."""
@@ -39,7 +40,8 @@ def multiply(x: Tensor, packed: Packed) -> Tensor:
         return whole.multiply(x, packed)
     tokens = x.shape[0]
     padded = torch.nn.functional.pad(x, (0, 0, 0, -tokens % ROWS))
-    codes, scale = quantize_activations(padded)
+    kernels = gpu_kernels("activations")
+    codes, scale = (kernels.quantize if kernels else quantize_activations)(padded)
     weight, weight_scale = packed.tensors["weight"], packed.tensors["scale"]
     # cuBLASLt wants the scales of a group of columns side by side: token-major memory, [T, K / 128] shape.
     side_by_side = scale.t().contiguous().t()

@@ -14,6 +14,7 @@ from engine.kernels.rows import take_rows
 from engine.quant import fp8_dynamic, whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
+from engine.quant.gpu import gpu_kernels, gpu_matrix, takes
 from engine.quant.own import cpu_kernels, own_matrix, own_view
 
 FLOAT32_ROWS = 64
@@ -33,6 +34,7 @@ class QuantizedLinear:
         self.bias = bias
         self.out_features, self.in_features = packed.shape
         self.own = own_matrix(packed)
+        self.gpu = gpu_matrix(packed)
         self._matmul = _matmul_for(packed)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -40,6 +42,8 @@ class QuantizedLinear:
         if self.own is not None and (x.dtype == torch.float32 or x.shape[0] <= FLOAT32_ROWS):
             kind, matrix = self.own
             y: Tensor = cpu_kernels().matmul(x.float(), matrix, kind)[0].to(x.dtype)
+        elif self.gpu is not None and takes(x):
+            y = gpu_kernels("linear").multiply(x, self.gpu)
         else:
             y = self._matmul(x, self.packed)
         return y if self.bias is None else y + self.bias.to(y.dtype)

@@ -51,9 +51,16 @@ def reference(logits: list[float], params: SamplingParams) -> dict[int, float]:
 
 def found(logits: list[float], params: SamplingParams) -> dict[int, float]:
     """The shares of the tokens, read off the cumulative distribution that the sampler inverts."""
-    probabilities = (torch.tensor([logits]).double() / params.temperature).softmax(-1)
-    ((_, (cumulative, ids)),) = sampler._candidates(probabilities, [params])
-    listed = range(len(logits)) if ids is None else ids[0].tolist()
+    inverted: list[torch.Tensor] = []
+    invert = sampler._invert
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sampler, "_invert", lambda cumulative, own: inverted.append(cumulative) or invert(cumulative, own)
+        )
+        sampler.draw(torch.tensor([logits]), [params], [0.5])
+    cumulative = inverted[-1]
+    unsorted = params.top_k <= 0 and params.top_p >= 1
+    listed = sorted(range(len(logits)), key=lambda token: 0 if unsorted else -logits[token])[: cumulative.shape[1]]
     shares = cumulative[0].diff(prepend=torch.zeros(1, dtype=torch.float64)) / cumulative[0, -1]
     return {token: share for token, share in zip(listed, shares.tolist(), strict=True) if share > 0}
 

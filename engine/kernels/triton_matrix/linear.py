@@ -1,0 +1,98 @@
+"""y = x W^T for few tokens, where reading the weights is all the time there is."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from engine.kernels.triton_matrix.operands import Operands, early, row_step
+from engine.kernels.triton_matrix.tables import choose
+from engine.kernels.triton_matrix.tiles import await_inputs, load_rows, prefetch, product, row_terms
+
+MOST_TOKENS = 64
+"""Tokens up to which the kernels here beat a product over the dequantized matrix, or FP8 by FP8."""
+
+ROW_TOKENS = 2
+"""Tokens up to which plain arithmetic keeps up with the memory."""
+
+
+def multiply(x: Tensor, matrix: Operands) -> Tensor:
+    """x bfloat16 [T, in], T up to `MOST_TOKENS`, to x W^T bfloat16 [T, out], accumulated in float32."""
+    tokens = x.shape[0]
+    y = torch.empty((tokens, matrix.out), dtype=x.dtype, device=x.device)
+    x = x.contiguous()
+    name = f"{matrix.format} {matrix.out}x{matrix.columns}"
+    if tokens <= ROW_TOKENS:
+        tuned = choose("row_linear", name, tokens)
+        _row_kernel[(triton.cdiv(matrix.out, tuned["BN"]),)](
+            x, matrix.weight, matrix.scale, y, tokens, matrix.out, matrix.columns, matrix.format, matrix.step,
+            row_step(matrix.columns), triton.next_power_of_2(tokens), **tuned, **early(x),
+        )  # fmt: skip
+        return y
+    tuned = choose("linear", name, tokens)
+    BM = rows_of_tile(tokens)
+    grid = (triton.cdiv(matrix.out, tuned["BN"]), triton.cdiv(tokens, BM))
+    _kernel[grid](
+        x,
+        matrix.weight,
+        matrix.scale,
+        y,
+        tokens,
+        matrix.out,
+        matrix.columns,
+        matrix.format,
+        matrix.step,
+        BM,
+        **tuned,
+        **early(x),
+    )
+    return y
+
+
+def rows_of_tile(tokens: int, most: int = 64) -> int:
+    """The least tile of 16, 32, ... rows that holds `tokens`, up to `most`."""
+    tile: int = min(most, max(16, triton.next_power_of_2(tokens)))
+    return tile
+
+
+@triton.jit(do_not_specialize=["T"])
+def _row_kernel(
+    x, w, s, y, T, N, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr, BK: tl.constexpr,
+    TOKENS: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
+    cols = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    tokens = tl.arange(0, TOKENS)
+    acc = tl.zeros((TOKENS, BN), tl.float32)
+    for k in tl.static_range(0, K, BK):
+        weights, scale, zero = load_rows(w, s, tl.minimum(cols, N - 1), N, K, k, FORMAT, GROUP, BK)
+        if k == 0:
+            await_inputs(EARLY)
+        for token in tl.static_range(TOKENS):
+            row = tl.load(x + tl.minimum(token, T - 1) * K + k + tl.arange(0, BK))
+            terms = row_terms(row, weights, scale, zero, FORMAT, GROUP, BN, BK)
+            acc += tl.where(tokens[:, None] == token, terms[None, :], 0.0)
+    tl.store(y + tokens[:, None] * N + cols[None, :], acc, mask=(tokens < T)[:, None] & (cols < N)[None, :])
+
+
+@triton.jit(do_not_specialize=["T"])
+def _kernel(
+    x,
+    w,
+    s,
+    y,
+    T,
+    N,
+    K: tl.constexpr,
+    FORMAT: tl.constexpr,
+    BK: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    EARLY: tl.constexpr,
+):
+    cols = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
+    rows = tl.program_id(1).to(tl.int64) * BM + tl.arange(0, BM)
+    if EARLY:  # what the first steps of the loop take
+        prefetch(w, tl.minimum(cols, N - 1), K, FORMAT, 1024)
+    await_inputs(EARLY)
+    acc = product(x, rows, rows < T, w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
+    tl.store(y + rows[:, None] * N + cols[None, :], acc, mask=(rows < T)[:, None] & (cols < N)[None, :])

@@ -1,0 +1,191 @@
+"""The Triton matrix kernels against float64: on a GPU at the real widths, else in Triton's interpreter on small ones.
+
+The interpreter has no bfloat16 products, so there activations are float32 and results agree to float32's rounding.
+"""
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+GPU = torch.cuda.is_available()
+if not GPU and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs a CUDA device, or TRITON_INTERPRET=1 in the environment", allow_module_level=True)
+pytest.importorskip("triton")
+
+from engine.kernels import reference  # noqa: E402
+from engine.kernels.triton_matrix import activations, grouped, linear, routing, tables  # noqa: E402
+from engine.kernels.triton_matrix import experts as few  # noqa: E402
+from engine.kernels.triton_matrix.mixture import expert_stack  # noqa: E402
+from engine.kernels.triton_matrix.operands import FORMATS, operands  # noqa: E402
+from engine.quant import int4  # noqa: E402
+from engine.quant.formats import Packed, dequantize, pack  # noqa: E402
+from engine.quant.linear import PackedExperts, stack_experts  # noqa: E402
+
+DEVICE, DTYPE = ("cuda", torch.bfloat16) if GPU else ("cpu", torch.float32)
+EXPERTS, TOP, HIDDEN, INNER = (64, 10, 2048, 512) if GPU else (5, 2, 256, 128)
+TOLERANCE = 5e-3 if GPU else 1e-6
+FP8_TOLERANCE = 6e-2
+"""Two roundings of activations to three bits of mantissa; the interpreter truncates instead."""
+
+on_gpu = pytest.mark.gpu
+sizes = pytest.mark.parametrize("tokens", [1, 3, 17, 100] if GPU else [1, 3])
+formats = pytest.mark.parametrize("format", FORMATS)
+
+
+@pytest.fixture(autouse=True)
+def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    if not GPU:  # few programs: the interpreter runs them one after another
+        wide = {"BN": 128, "BM": 16, "num_warps": 4, "num_stages": 1}
+        keys = {name: {key: wide[key] for key in launch} for name, launch in tables.DEFAULTS.items()}
+        monkeypatch.setattr(tables, "DEFAULTS", keys)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory holds NaN, so that what a kernel leaves unwritten shows."""
+    empty = torch.empty
+
+    def filled(*shape: object, **options: object) -> Tensor:
+        made: Tensor = empty(*shape, **options)
+        return made.fill_(float("nan")) if made.is_floating_point() and made.itemsize > 1 else made
+
+    monkeypatch.setattr(torch, "empty", filled)
+
+
+def packed(rows: int, columns: int, format: str) -> tuple[Packed, Tensor]:
+    """A matrix as a GPU holds it, and its values in float64."""
+    made = pack(torch.randn(rows, columns, device=DEVICE) * columns**-0.5, format)
+    values = dequantize(made).double()
+    if format == "int4" and not GPU:
+        made.tensors["codes"] = int4.pack_row_order(int4.unpack_codes(made.tensors["codes"]))
+    return made, values
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want).norm() / want.norm())
+
+
+@formats
+@sizes
+def test_linear(format: str, tokens: int) -> None:
+    matrix, values = packed(1000 if GPU else 200, HIDDEN, format)
+    x = torch.randn(tokens, HIDDEN, device=DEVICE, dtype=DTYPE)
+    known = operands(matrix)
+    assert known is not None
+    assert error(linear.multiply(x, known), x.double() @ values.t()) < TOLERANCE
+
+
+@on_gpu
+@pytest.mark.skipif(not GPU, reason="no CUDA device")
+def test_a_tokens_result_is_the_same_in_any_batch() -> None:
+    matrix, _ = packed(256, HIDDEN, "fp8")
+    x = torch.randn(30, HIDDEN, device=DEVICE, dtype=DTYPE)
+    known = operands(matrix)
+    assert known is not None
+    assert torch.equal(linear.multiply(x, known)[:2], linear.multiply(x[:2], known))
+
+
+@pytest.mark.parametrize("renormalise", [True, False])
+@pytest.mark.parametrize(("count", "top"), [(512, 10), (20, 3)])
+def test_route(renormalise: bool, count: int, top: int) -> None:
+    logits = torch.randn(5, count + 1, device=DEVICE).to(DTYPE)[:, :count]
+    got, want = (family.route(logits, top, renormalise) for family in (routing, reference))
+    torch.testing.assert_close(got[0], want[0])
+    chosen = [logits.gather(1, numbers) for _, numbers in (got, want)]  # of equal logits torch takes any
+    assert torch.equal(*chosen)
+    assert all(len(set(row)) == top for row in got[1].tolist())
+
+
+def test_choices_are_sorted_by_expert_and_tiled() -> None:
+    experts = torch.randint(0, 6, (50, 3), device=DEVICE)
+    order, starts = routing.sort_choices(experts, 7)
+    flat = experts.flatten()
+    assert torch.equal(order.long(), flat.sort(stable=True)[1])
+    assert starts.tolist() == [int((flat < expert).sum()) for expert in range(8)]
+    tiles = [tile for tile in routing.tile_table(starts, 16, 150).tolist() if tile[0] >= 0]
+    bounds = starts.tolist()
+    assert tiles == [[e, first] for e in range(7) for first in range(bounds[e], bounds[e + 1], 16)]
+
+
+def test_activations_are_rounded_as_the_portable_path_does() -> None:
+    from engine.quant.fp8_dynamic import quantize_activations
+
+    x = torch.randn(37, 384, device=DEVICE, dtype=DTYPE)
+    (codes, scale), (want, want_scale) = activations.quantize(x), quantize_activations(x)
+    torch.testing.assert_close(scale, want_scale)
+    if GPU:  # the interpreter rounds to e4m3 in another way
+        assert (codes.float() == want.float()).float().mean() > 0.99
+        assert ((codes.float() - want.float()).abs() <= want.float().abs() / 8 + 2.0**-9).all()
+
+
+class Mixture:
+    """Experts, a shared one and a routing, with the sum that they must give in float64."""
+
+    def __init__(self, format: str, tokens: int) -> None:
+        ups, downs = (
+            [packed(rows, columns, format) for _ in range(EXPERTS + 1)]
+            for rows, columns in ((2 * INNER, HIDDEN), (HIDDEN, INNER))
+        )
+        self.stacks: tuple[PackedExperts, PackedExperts] = (
+            stack_experts([one for one, _ in ups[:EXPERTS]]),
+            stack_experts([one for one, _ in downs[:EXPERTS]]),
+        )
+        self.shared = ups[EXPERTS][0], downs[EXPERTS][0]
+        self.x = torch.randn(tokens, HIDDEN, device=DEVICE, dtype=DTYPE)
+        logits = torch.randn(tokens, EXPERTS, device=DEVICE)
+        logits[:, 1] += 3  # one expert that most tokens choose, and one that none does
+        logits[:, 2] -= 30
+        self.weights, self.experts = reference.route(logits, TOP, True)
+        self.logit = torch.randn(tokens, 3, device=DEVICE, dtype=DTYPE)[:, 1:2]
+        self.routed = torch.zeros(tokens, HIDDEN, dtype=torch.float64, device=DEVICE)
+        for token in range(tokens):
+            for share, e in zip(self.weights[token], self.experts[token].tolist(), strict=True):
+                self.routed[token] += share * self._expert(self.x[token], ups[e][1], downs[e][1])
+        self.whole = self.routed + torch.sigmoid(self.logit.double()) * self._expert(
+            self.x, ups[EXPERTS][1], downs[EXPERTS][1]
+        )
+
+    @staticmethod
+    def _expert(x: Tensor, up_values: Tensor, down_values: Tensor) -> Tensor:
+        gate, up = (x.double() @ up_values.t()).chunk(2, dim=-1)
+        return (F.silu(gate) * up) @ down_values.t()
+
+
+@formats
+@sizes
+def test_experts(format: str, tokens: int) -> None:
+    made = Mixture(format, tokens)
+    alone, joint = expert_stack(*made.stacks), expert_stack(*made.stacks, *made.shared)
+    assert alone is not None
+    assert joint is not None
+    ways: list[tuple[Callable[..., Tensor], float]] = [(few.moe, TOLERANCE), (few.by_expert, TOLERANCE)]
+    ways.append((grouped.moe, (FP8_TOLERANCE if GPU else 0.15) if format == "fp8" else TOLERANCE))
+    for run, tolerance in ways:
+        assert error(run(made.x, joint, made.weights, made.experts, made.logit), made.whole) < tolerance
+    assert error(few.moe(made.x, alone, made.weights, made.experts, None), made.routed) < TOLERANCE
+
+
+@on_gpu
+@pytest.mark.skipif(not GPU, reason="no CUDA device")
+@pytest.mark.parametrize("tokens", [1, 8, 300])
+def test_experts_in_a_graph(tokens: int) -> None:
+    """A captured mixture follows new contents of its inputs."""
+    made = Mixture("fp8", tokens)
+    stack = expert_stack(*made.stacks, *made.shared)
+    assert stack is not None
+    run = few.moe if tokens < 300 else grouped.moe
+    x, experts = torch.randn_like(made.x), torch.arange(TOP, device=DEVICE).expand(tokens, TOP).contiguous()
+    run(x, stack, made.weights, experts, made.logit)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = run(x, stack, made.weights, experts, made.logit)
+    x.copy_(made.x)
+    experts.copy_(made.experts)
+    graph.replay()
+    assert torch.equal(got, run(made.x, stack, made.weights, made.experts, made.logit))
+    assert error(got, made.whole) < (TOLERANCE if tokens < 300 else FP8_TOLERANCE)
