@@ -9,7 +9,8 @@ import torch
 
 from engine.core.request import Request, SamplingParams
 from engine.llm import LLM
-from engine.measure.bandwidth import read_bandwidth
+from engine.measure.bandwidth import product_rate, read_bandwidth
+from engine.measure.roofline import Machine, decode_bytes, prefill_limit
 from engine.weights.loader import memory_report
 
 
@@ -17,23 +18,34 @@ def decode(llm: LLM, batch: int = 1, prompt: int = 32, tokens: int = 64, repeats
     """Decode speed at `batch` sequences after prompts of `prompt` tokens: the median of `repeats` runs.
 
     Tokens per second are counted over all sequences once each has its first token. `limit_tokens_per_second` is what
-    reading the weights once per step would allow at the read bandwidth measured just before: batch · bandwidth / bytes.
+    moving a step's bytes (`engine.measure.roofline.decode_bytes`) would allow at the read bandwidth measured just
+    before: batch · bandwidth / bytes.
     """
     runs = [_decode_once(llm, _prompts(llm, batch, prompt, seed), tokens) for seed in range(repeats)]
-    bandwidth, weights = read_bandwidth(torch.device(llm.engine.config.device)), bytes_per_step(llm)
+    bandwidth, moved = read_bandwidth(torch.device(llm.engine.config.device)), bytes_per_step(llm, batch, prompt)
     return _result(llm, "decode", runs, bandwidth) | {
         "batch": batch,
         "prompt_tokens": prompt,
-        "bytes_per_step": weights,
-        "limit_tokens_per_second": batch * bandwidth / weights,
+        "bytes_per_step": moved,
+        "limit_tokens_per_second": batch * bandwidth / moved,
     }
 
 
 def prefill(llm: LLM, tokens: int = 1024, repeats: int = 3) -> dict[str, Any]:
-    """Prefill speed: `tokens` fresh prompt tokens over the time to the first token, the median of `repeats` runs."""
+    """Prefill speed: `tokens` fresh prompt tokens over the time to the first token, the median of `repeats` runs.
+
+    `limit_tokens_per_second` is what the products would take at the bfloat16 rate, or the bytes at the bandwidth, both
+    measured just before.
+    """
     runs = [_prefill_once(llm, _prompts(llm, 1, tokens, seed)[0]) for seed in range(repeats)]
-    bandwidth = read_bandwidth(torch.device(llm.engine.config.device))
-    return _result(llm, "prefill", runs, bandwidth) | {"prompt_tokens": tokens}
+    device = torch.device(llm.engine.config.device)
+    machine = Machine(read_bandwidth(device), product_rate(device))
+    limit = prefill_limit(llm.checkpoint.config, memory_report(llm.checkpoint), tokens, machine)
+    return _result(llm, "prefill", runs, machine.bandwidth) | {
+        "prompt_tokens": tokens,
+        "product_operations_per_second": machine.rate,
+        "limit_tokens_per_second": limit,
+    }
 
 
 def _result(llm: LLM, kind: str, runs: list[float], bandwidth: float) -> dict[str, Any]:
@@ -79,8 +91,6 @@ def _greedy(tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
 
 
-def bytes_per_step(llm: LLM) -> int:
-    """Bytes of weights that every step reads: all of a dense model's but an embedding that is only looked up."""
-    report = memory_report(llm.checkpoint)
-    tied = llm.checkpoint.config.tie_word_embeddings
-    return sum(report.values()) - (0 if tied else report["embedding"])
+def bytes_per_step(llm: LLM, batch: int, context: int) -> int:
+    """Bytes that a decode step of `batch` sequences with `context` tokens each moves at this model's level."""
+    return round(decode_bytes(llm.checkpoint.config, memory_report(llm.checkpoint), batch, context))

@@ -161,10 +161,11 @@ def _digest(turns: Iterable[Turn]) -> str:
 
 
 def _limit(llm: LLM, trace: Trace) -> dict[str, Any]:
-    """What reading the weights once per step would allow all conversations together, at the bandwidth measured now."""
-    bandwidth, weights = read_bandwidth(torch.device(llm.engine.config.device)), bytes_per_step(llm)
+    """What moving a step's bytes would allow all conversations together half-way, at the bandwidth measured now."""
+    bandwidth = read_bandwidth(torch.device(llm.engine.config.device))
+    moved = bytes_per_step(llm, trace.conversations, (trace.first_prompt + trace.context) // 2)
     return {
         "bandwidth_bytes_per_second": bandwidth,
-        "bytes_per_step": weights,
-        "limit_tokens_per_second": trace.conversations * bandwidth / weights,
+        "bytes_per_step": moved,
+        "limit_tokens_per_second": trace.conversations * bandwidth / moved,
     }
