@@ -79,6 +79,7 @@ def serve(
     deterministic: Annotated[
         bool, typer.Option(help="fixed tiles, each request alone: the cache and other requests change no text; slower")
     ] = False,
+    cuda_graphs: Annotated[bool, typer.Option(help="on a GPU, decode steps as captured graphs")] = True,
     state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots on the device")] = None,
     host_state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots in host memory")] = None,
     swap: Annotated[float | None, typer.Option(help="GiB of host memory for preempted requests")] = None,
@@ -106,6 +107,7 @@ def serve(
             max_step_tokens=max_step_tokens,
             prefix_cache=prefix_cache,
             deterministic=deterministic,
+            cuda_graphs=cuda_graphs,
             state_cache_bytes=_bytes(state_cache, "--state-cache"),
             host_state_cache_bytes=_bytes(host_state_cache, "--host-state-cache"),
             swap_bytes=_bytes(swap, "--swap"),
