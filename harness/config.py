@@ -18,10 +18,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ExternalConfig(_Section):
+    """A command-line agent of somebody else, run inside the sandbox; see `harness.agent.external` for what it finds."""
+
+    name: str = Field(min_length=1, description="agent and version, for the record: mini-swe-agent 2.4.6")
+    command: str = Field(min_length=1, description="a bash command; ends when the work is done")
+    folders: tuple[Path, ...] = Field(default=(), description="where the agent is installed; shown inside, read-only")
+    env: dict[str, str] = Field(default={}, description="environment variables of the command")
+
+
 class AgentConfig(_Section):
     """Which agent works, and its budgets. Budgets are steps and tokens; the wall clock is only a safety net."""
 
-    profile: Literal["tools", "text", "mini", "editor"] = "tools"
+    profile: Literal["tools", "text", "mini", "editor", "external"] = "tools"
     step_limit: int = Field(default=250, ge=1)
     token_limit: int = Field(default=2_000_000, ge=1, description="tokens of a task; those sent again count once")
     context_limit: int | None = Field(default=None, description="None: what the endpoint reports")
@@ -29,6 +38,7 @@ class AgentConfig(_Section):
     command_timeout: float = Field(default=60.0, gt=0, description="seconds per command")
     observation_limit: int = Field(default=10_000, ge=200, description="characters of output shown to the model")
     wall_clock: float = Field(default=7_200.0, gt=0, description="seconds per task")
+    external: ExternalConfig | None = Field(default=None, description="the agent of profile external")
 
 
 class SamplingConfig(_Section):
@@ -195,6 +205,8 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "levels": LevelConfig,
     }
     section = sections[str(location[0])] if location else RunConfig
+    if location[:2] == ("agent", "external"):
+        section = ExternalConfig
     return list(section.model_fields)
 
 
@@ -212,8 +224,20 @@ def _check(path: Path, config: RunConfig) -> None:
         raise UserError(f"{path}: baseline: {config.baseline!r} is not a level of this run ({', '.join(names)})")
     if config.perplexity_text is not None and not config.perplexity_text.is_file():
         raise UserError(f"{path}: perplexity_text: no file {config.perplexity_text} under {Path.cwd()}")
+    _check_external(path, config.agent)
     check = _check_url if config.endpoint.kind == "url" else _check_engine
     check(path, config)
+
+
+def _check_external(path: Path, agent: AgentConfig) -> None:
+    if (agent.profile == "external") != (agent.external is not None):
+        raise UserError(
+            f"{path}: agent.external: needed with agent.profile external, and only there; it takes "
+            + ", ".join(ExternalConfig.model_fields)
+        )
+    for folder in agent.external.folders if agent.external else ():
+        if not folder.is_absolute() or not folder.is_dir():
+            raise UserError(f"{path}: agent.external.folders: no folder {folder}; give absolute paths of folders here")
 
 
 def _check_url(path: Path, config: RunConfig) -> None:

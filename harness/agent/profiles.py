@@ -123,6 +123,8 @@ def choose_profile(name: str) -> Profile:
 
 def prompts_hash(profile: str) -> str:
     """sha256 (hex) of all that a profile says to the model, tool descriptions included: only equal runs compare."""
+    if profile == "external":
+        return load_prompts(profile).digest()
     chosen = choose_profile(profile)
     return chosen.prompts.digest(list(chosen.tools or ()))
 

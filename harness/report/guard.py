@@ -36,14 +36,18 @@ def _conditions(run: Run) -> dict[str, dict[str, Any]]:
     """Keys of the run record that must be equal, by field."""
     record, config = run.record, run.record["config"]
     agent, sampling = dict(config["agent"]), dict(config["sampling"])
-    profile = agent.pop("profile", None)
+    profile, external = agent.pop("profile", None), agent.pop("external", None)
     sampling.pop("seed", None)
     budgets = {f"config.agent.{key}": value for key, value in agent.items()}
     budgets["config.endpoint.max_context"] = config.get("endpoint", {}).get("max_context")
     budgets["config.grading_timeout"] = config.get("grading_timeout")
     return {
         "dataset": {"dataset.sha256": _shorten(record["dataset"].get("sha256"))},
-        "profile": {"config.agent.profile": profile, "agent_version": record.get("agent_version", 1)},
+        "profile": {
+            "config.agent.profile": profile,
+            "config.agent.external": external,
+            "agent_version": record.get("agent_version", 1),
+        },
         "prompts": {"prompts_sha256": _shorten(record.get("prompts_sha256"))},
         "sampling": {f"config.sampling.{key}": value for key, value in sampling.items()},
         "budgets": budgets,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
+from harness.agent.external import ExternalAgent
 from harness.agent.limit import Limit
 from harness.agent.loop import Agent, AgentResult
 from harness.agent.model import EndpointModel
@@ -67,7 +68,8 @@ def work(
     """
     start = time.monotonic()
     with factory.create(task.instance) as sandbox, model.session() as conversation:
-        agent = Agent(conversation, config.agent, config.sampling, level=task.level.name)
+        kind = ExternalAgent if config.agent.external else Agent
+        agent = kind(conversation, config.agent, config.sampling, level=task.level.name)
         result = agent.run(
             task.instance, sandbox, seed=task.seed, trajectory_path=task.paths.trajectory, on_step=on_step
         )

@@ -1,5 +1,6 @@
 """The sandbox protocol: what the agent and the grader may ask of the place where untrusted code runs."""
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -58,6 +59,13 @@ class Sandbox(Protocol):
         """Write `data`, creating parent folders; raises `IsADirectoryError`, or `OSError` where it cannot be written.
 
         Relative paths of both methods start at `/testbed`.
+        """
+        ...
+
+    def listen(self, port: int) -> socket.socket:
+        """A socket that listens at `port` of the sandbox's own loopback device, for the harness to accept from.
+
+        It is the only way out of the sandbox, and leads wherever the harness takes what comes over it.
         """
         ...
 

@@ -16,7 +16,7 @@ import socket
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,6 +31,7 @@ from harness.errors import SandboxError, UserError
 from harness.instances import Instance
 from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecResult
 from harness.sandbox.limits import Limits
+from harness.sandbox.namespace import listen_inside
 from harness.sandbox.output import CappedOutput
 
 _FAILURES = (DockerException, requests.exceptions.RequestException, OSError)
@@ -136,6 +137,22 @@ class DockerSandbox:
         except (DockerException, requests.exceptions.RequestException) as error:
             raise SandboxError(f"container {self._container.short_id}: {_one_line(error)}") from error
 
+    def listen(self, port: int) -> socket.socket:
+        """See `Sandbox.listen`. Raises `UserError` unless the harness is root on the daemon's own machine."""
+        try:
+            self._container.reload()
+        except _FAILURES as error:
+            raise SandboxError(f"container {self._container.short_id}: {_one_line(error)}") from error
+        network = Path(f"/proc/{self._container.attrs['State']['Pid']}/ns/net")
+        try:
+            network.stat()
+        except OSError:
+            raise UserError(
+                "agent.profile external needs root on the machine of the Docker daemon, to reach into a container's "
+                "network; run as root there, or use --sandbox namespace"
+            ) from None
+        return listen_inside(["nsenter", f"--net={network}", "--"], port)
+
     def close(self) -> None:
         """See `Sandbox.close`."""
         if self._closed:
@@ -158,7 +175,10 @@ class DockerSandbox:
 
 
 class DockerFactory:
-    """Makes `DockerSandbox`es; `image_for` says which image an instance runs in (default: its own)."""
+    """Makes `DockerSandbox`es; `image_for` says which image an instance runs in (default: its own).
+
+    `folders` of the daemon's machine are shown inside at their own paths, read-only.
+    """
 
     name = "docker"
 
@@ -168,9 +188,11 @@ class DockerFactory:
         limits: Limits | None = None,
         *,
         run_id: str = "",
+        folders: Sequence[Path] = (),
     ) -> None:
         self._image_for = image_for or (lambda instance: instance.image)
         self._limits = limits or Limits()
+        self._volumes = {str(folder): {"bind": str(folder), "mode": "ro"} for folder in folders}
         self._labels = {"sweq": "1", "sweq.run": run_id, "sweq.owner": _name_process(os.getpid())}
         self._client = connect()
         _remove_orphans(self._client)
@@ -208,6 +230,7 @@ class DockerFactory:
             user="root",
             hostname="sandbox",
             network_mode="none",
+            volumes=self._volumes,
             cap_drop=["ALL"],
             cap_add=_CAPABILITIES,
             security_opt=["no-new-privileges"],

@@ -1,7 +1,7 @@
 """The inner side of the namespace sandbox: a stand-alone script, run by `python -I -S`.
 
-It never imports the harness and runs in two modes, each with a socket to the harness over which its JSON specification
-comes as one line:
+It never imports the harness and runs in three modes, each with a socket to the harness over which its JSON
+specification comes as one line:
 
 `hold` is process 1 of a sandbox. It builds a root file system in which only the system folders and the interpreter
 exist (read-only) and everything writable lies on one size-limited tmpfs, then sleeps. When the harness closes the
@@ -9,6 +9,9 @@ socket or dies, it ends, and the kernel kills whatever else runs in the sandbox.
 
 `run` is process 1 of one command, in a process namespace of its own inside the sandbox's. When the command ends or
 the harness closes the socket, it ends, and the kernel kills whatever the command left behind: no daemon survives.
+`listen` makes a listening socket in the sandbox's network, sends it to the harness and ends: a socket stays in the
+network it was made in, whoever accepts from it.
+
 The command itself gets a user namespace of its own, where it is root over its own files and nobody over the host's.
 """
 
@@ -224,12 +227,17 @@ def run(spec: dict[str, Any], harness: socket.socket) -> None:
     os._exit(0)
 
 
+def listen(spec: dict[str, Any], harness: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", spec["port"]), backlog=64) as listener:
+        socket.send_fds(harness, [b"ready\n"], [listener.fileno()])
+
+
 def main() -> None:
     harness = socket.socket(fileno=int(sys.argv[2]))
     harness.set_inheritable(False)
     with harness.makefile("rb") as lines:
         spec = json.loads(lines.readline())
-    {"hold": hold, "run": run}[sys.argv[1]](spec, harness)
+    {"hold": hold, "run": run, "listen": listen}[sys.argv[1]](spec, harness)
 
 
 if __name__ == "__main__":

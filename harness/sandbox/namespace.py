@@ -19,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -57,12 +57,12 @@ mkdir -p -- "$(dirname -- "$1")" && cat > "$1" && chmod "$2" -- "$1"
 class NamespaceSandbox:
     """A `Sandbox` over one holder process."""
 
-    def __init__(self, root: Path, limits: Limits) -> None:
+    def __init__(self, root: Path, limits: Limits, folders: Sequence[Path] = ()) -> None:
         self._limits = limits
         self._lock = threading.Lock()
         self._running: set[socket.socket] = set()
         self._closed = False
-        self._holder, self._line = _start_holder(root, limits)
+        self._holder, self._line = _start_holder(root, limits, folders)
         try:
             self._pid = _await_ready(self._holder, self._line)
         except SandboxError:
@@ -95,6 +95,11 @@ class NamespaceSandbox:
         """See `Sandbox.write_file`; raises `OSError` where the path cannot be written."""
         done = self._run(["sh", "-c", _WRITE, "sh", path, f"{mode:o}"], timeout=60, data=data)
         _raise_for(done, path)
+
+    def listen(self, port: int) -> socket.socket:
+        """See `Sandbox.listen`."""
+        user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
+        return listen_inside(["nsenter", "--target", str(self._pid), *user, "--net", "--"], port)
 
     def unpack(self, archive: bytes) -> None:
         """Unpack a tar archive at the root."""
@@ -164,12 +169,13 @@ class NamespaceSandbox:
 
 
 class NamespaceFactory:
-    """Makes `NamespaceSandbox`es of instances that bring their tree along."""
+    """Makes `NamespaceSandbox`es of instances that bring their tree along; `folders` are shown inside, read-only."""
 
     name = "namespace"
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, folders: Sequence[Path] = ()) -> None:
         self._limits = limits or Limits()
+        self._folders = tuple(folders)
 
     def create(self, instance: Instance) -> NamespaceSandbox:
         """See `SandboxFactory.create`; the tree's commit must be the instance's `base_commit`."""
@@ -179,13 +185,37 @@ class NamespaceFactory:
             archive = _pack(instance, Path(folder) / "testbed")
             root = Path(folder) / "root"
             root.mkdir()
-            sandbox = _open(root, self._limits)
+            sandbox = _open(root, self._limits, self._folders)
         try:
             sandbox.unpack(archive)
         except BaseException:
             sandbox.close()
             raise
         return sandbox
+
+
+def listen_inside(enter: Sequence[str], port: int) -> socket.socket:
+    """A listening socket at `port` of the loopback device of another network; `enter` is the command to get there.
+
+    Raises `SandboxError` where the network cannot be entered or the port is taken.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            _send(ours, {"port": port})
+            done = subprocess.run(
+                [*enter, *_jail(_JAIL, "listen", theirs)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                pass_fds=(theirs.fileno(),),
+                env=_environment({}),
+                timeout=60,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise SandboxError(f"no port to the sandbox: {last_line(done.stderr.decode(errors='replace'))}")
+        _, descriptors, _, _ = socket.recv_fds(ours, 64, 1)
+    return socket.socket(fileno=descriptors[0])
 
 
 def probe() -> str | None:
@@ -204,9 +234,9 @@ def probe() -> str | None:
     return None if result.exit_code == 0 else f"{last_line(result.output)}{_hint()}"
 
 
-def _open(root: Path, limits: Limits) -> NamespaceSandbox:
+def _open(root: Path, limits: Limits, folders: Sequence[Path]) -> NamespaceSandbox:
     try:
-        return NamespaceSandbox(root, limits)
+        return NamespaceSandbox(root, limits, folders)
     except SandboxError:
         reason = probe()
         if reason is None:
@@ -258,10 +288,20 @@ def _owner() -> int:
     return _STRANGER if os.geteuid() == 0 else 0
 
 
-def _visible() -> list[str]:
-    """Folders of the interpreter that runs the harness, outer ones first: `python -m pytest` is the same inside."""
+def _visible(folders: Sequence[Path]) -> list[str]:
+    """`folders`, and those of the interpreter that runs the harness: `python -m pytest` is the same inside.
+
+    Outer ones come first.
+    """
     prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
-    return sorted(({os.path.realpath(prefix) for prefix in prefixes} | {os.path.abspath(sys.prefix)}) - {"/"})
+    return sorted(
+        (
+            {os.path.realpath(prefix) for prefix in prefixes}
+            | {os.path.abspath(sys.prefix)}
+            | {str(folder) for folder in folders}
+        )
+        - {"/"}
+    )
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -302,14 +342,14 @@ def _enter(pid: int) -> list[str]:
     return ["nsenter", "--target", str(pid), *user, *spaces, "--", "unshare", "--mount", "--pid", "--fork", "--"]
 
 
-def _start_holder(root: Path, limits: Limits) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _start_holder(root: Path, limits: Limits, folders: Sequence[Path]) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start `jail.py hold` in new namespaces; returns it and our end of its socket."""
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     spaces = ["--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child"]
     spec = {
         "root": str(root),
         "system": _SYSTEM,
-        "visible": _visible(),
+        "visible": _visible(folders),
         "masked": [str(Path(__file__).resolve().parents[1])],
         "owner": _owner(),
         "disk_bytes": limits.disk_bytes,

@@ -1,6 +1,7 @@
 """Decides which sandbox each instance runs in, before anything runs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import UserError
@@ -31,29 +32,30 @@ class RoutingFactory:
         return self._routes[instance.instance_id]
 
 
-def choose(kind: Kind, instances: Sequence[Instance]) -> SandboxFactory:
+def choose(kind: Kind, instances: Sequence[Instance], folders: Sequence[Path] = ()) -> SandboxFactory:
     """The factory that can run all of `instances`; raises `UserError` naming the first that it cannot run, and why.
 
     `auto` takes Docker for an instance with an image when a daemon answers, otherwise namespaces when it brings its
     tree along. Images and kernel permissions are checked here, so that a run does not find out hours later.
+    `folders` are shown inside every sandbox, read-only.
     """
     if kind == "docker":
-        return _docker_for(instances)
+        return _docker_for(instances, folders)
     if kind == "namespace":
-        return _namespace_for(instances)
+        return _namespace_for(instances, folders)
     with_image = [instance for instance in instances if instance.image is not None]
     try:
-        docker = _docker_for(with_image) if with_image else None
+        docker = _docker_for(with_image, folders) if with_image else None
     except UserError:
         if any(instance.tree is None for instance in with_image):
             raise
         docker, with_image = None, []
     others = [instance for instance in instances if instance not in with_image]
     if docker is None:
-        return _namespace_for(others)
+        return _namespace_for(others, folders)
     if not others:
         return docker
-    namespace = _namespace_for(others)
+    namespace = _namespace_for(others, folders)
     routes = {instance.instance_id: docker if instance in with_image else namespace for instance in instances}
     return RoutingFactory(routes)
 
@@ -71,18 +73,18 @@ def describe(factory: SandboxFactory, instances: Sequence[Instance]) -> dict[str
     return {"names": used, "images": images}
 
 
-def _docker_for(instances: Sequence[Instance]) -> DockerFactory:
-    factory = DockerFactory()
+def _docker_for(instances: Sequence[Instance], folders: Sequence[Path]) -> DockerFactory:
+    factory = DockerFactory(folders=folders)
     for instance in instances:
         factory.identity(instance)
     return factory
 
 
-def _namespace_for(instances: Sequence[Instance]) -> NamespaceFactory:
+def _namespace_for(instances: Sequence[Instance], folders: Sequence[Path]) -> NamespaceFactory:
     for instance in instances:
         if instance.tree is None:
             needs = "and its image" if instance.image is not None else "but names no image either"
             raise UserError(f"{instance.instance_id}: brings no tree along, so it needs Docker {needs}")
     if reason := probe():
         raise UserError(f"namespace sandboxes cannot be made here: {reason}")
-    return NamespaceFactory()
+    return NamespaceFactory(folders=folders)

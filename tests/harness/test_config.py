@@ -54,7 +54,10 @@ def test_the_configurations_that_we_ship(name: str, monkeypatch: pytest.MonkeyPa
         ("colour=red", "--set colour: unknown key; known here: name, dataset, "),
         ("repeats=0", "--set repeats: input should be greater than or equal to 1, not 0"),
         ("agent=5", "--set agent: expected a mapping with some of profile, step_limit, "),
-        ("agent.profile=chat", "--set agent.profile: input should be 'tools', 'text', 'mini' or 'editor', not 'chat'"),
+        (
+            "agent.profile=chat",
+            "--set agent.profile: input should be 'tools', 'text', 'mini', 'editor' or 'external', not ",
+        ),
         ("levels=[]", "--set levels: expected at least 1 item"),
         ("levels=[in4]", "levels: unknown level 'in4' (did you mean int4?); "),
         ("levels=[int4, int4]", "levels: int4 appears more than once"),

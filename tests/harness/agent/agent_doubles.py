@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -76,7 +77,11 @@ class FolderSandbox:
 
     def exec(self, command, *, timeout, cwd="/testbed", env=None, output_limit=DEFAULT_OUTPUT_LIMIT):
         start = time.monotonic()
-        environment = {**os.environ, "HOME": str(self.temporary), **(env or {})}
+        environment = {
+            **os.environ,
+            "HOME": str(self.temporary),
+            **{name: self._inside(value) for name, value in (env or {}).items()},
+        }
         identity = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@a"}
         identity |= {"GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@a"}
         process = subprocess.Popen(
@@ -105,6 +110,9 @@ class FolderSandbox:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         target.chmod(mode)
+
+    def listen(self, port):
+        return socket.create_server(("127.0.0.1", 0))
 
     def close(self):
         pass

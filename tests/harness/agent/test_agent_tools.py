@@ -196,7 +196,9 @@ def test_text_prompt_is_short():
 
 
 def test_prompt_mistakes_name_file_and_key():
-    with pytest.raises(UserError, match=r"prompts.yaml: no profile 'chat'; there are editor, mini, text, tools"):
+    with pytest.raises(
+        UserError, match=r"prompts.yaml: no profile 'chat'; there are editor, external, mini, text, tools"
+    ):
         load_prompts("chat")
     with pytest.raises(UserError, match=r"prompts.yaml: profile p has no template 'b'"):
         Prompts("p", {}).fill("b")

@@ -28,7 +28,7 @@ BARE = Instance(
 class NoDaemon:
     """Stands for `DockerFactory` where no daemon answers."""
 
-    def __init__(self):
+    def __init__(self, folders):
         raise UserError("no daemon answers")
 
 
@@ -36,6 +36,9 @@ class Daemon:
     """Stands for `DockerFactory` where one answers and has one image."""
 
     name = "docker"
+
+    def __init__(self, folders):
+        self.folders = folders
 
     def identity(self, instance):
         if instance.image != "here:latest":
