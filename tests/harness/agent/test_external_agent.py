@@ -206,7 +206,7 @@ def test_a_stubborn_agent_in_a_sandbox_is_gone_with_its_children(work, sandbox):
 @pytest.mark.slow
 @pytest.mark.skipif(
     not Path(MINI_VENV, "bin/mini").is_file() or not MINI_VENV,
-    reason="SWEQ_MINI_VENV names no virtual environment with mini-swe-agent (pip install mini-swe-agent==2.4.6)",
+    reason="SWEQ_MINI_VENV names no virtual environment with mini-swe-agent (pip install mini-swe-agent==2.4.6 mcp)",
 )
 def test_mini_swe_agent_solves_a_task(work, sandbox):
     submit = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
@@ -215,9 +215,14 @@ def test_mini_swe_agent_solves_a_task(work, sandbox):
         f"{MINI_VENV}/bin/mini --yolo --exit-immediately --cost-limit 0 --model openai/$SWEQ_MODEL "
         '--output /tmp/mini.json --task "$(cat $SWEQ_TASK_FILE)"'
     )
-    env = {"MSWEA_CONFIGURED": "true", "MSWEA_COST_TRACKING": "ignore_errors", "MSWEA_GLOBAL_CONFIG_DIR": "/tmp/mini"}
+    env = {
+        "MSWEA_CONFIGURED": "true",
+        "MSWEA_COST_TRACKING": "ignore_errors",
+        "MSWEA_GLOBAL_CONFIG_DIR": "/tmp/mini",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
     box = sandbox(Path(MINI_VENV))
-    result, trajectory = work(model, box=box, command=command, env=env, wall_clock=120)
+    result, trajectory = work(model, box=box, command=command, env=env, wall_clock=60)
     assert (result.submitted, result.steps) == (True, 3)
     assert FIXED_LINE in result.patch
     assert [step.new_tokens for step in trajectory.steps] == [110, 10, 10]
