@@ -89,7 +89,7 @@ def serve(
     from engine.config import EngineConfig
     from engine.llm import default_device
     from engine.serve.app import serve as serve_model
-    from engine.serve.keys import collect_keys
+    from engine.serve.guard.keys import collect_keys
 
     if max_waiting < 0:
         raise UserError(f"--max-waiting {max_waiting}: give a number of requests, 0 or more")

@@ -22,13 +22,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 from engine.config import EngineConfig
 from engine.errors import UserError
-from engine.serve import errors, messages, metrics, openai, page, responses, tokenization
-from engine.serve.body import DEFAULT_MAX_BODY, BodyGuard
-from engine.serve.connection import Connection
-from engine.serve.keys import ApiKeys
+from engine.serve import errors, metrics, openai, page, tokenization
+from engine.serve.anthropic import messages
+from engine.serve.guard.body import DEFAULT_MAX_BODY, BodyGuard
+from engine.serve.guard.connection import Connection
+from engine.serve.guard.keys import ApiKeys
+from engine.serve.guard.traffic import Traffic, TrafficGate
+from engine.serve.responses import routes as responses
 from engine.serve.service import Service
 from engine.serve.session import Session, State
-from engine.serve.traffic import Traffic, TrafficGate
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +59,8 @@ def build_app(
 ) -> FastAPI:
     """The application over `session`, which starts and closes with it.
 
-    `api_keys` guard what `engine.serve.keys` says, when there are any. `max_body` is in bytes, `max_open` the number of
-    POST requests taken at once. Pages of `cors_origins` may call the API from a browser; none may by default.
+    `api_keys` guard what `engine.serve.guard.keys` says, when there are any. `max_body` is in bytes, `max_open` the
+    number of POST requests taken at once. Pages of `cors_origins` may call the API from a browser; none may by default.
     `app.state.traffic` is the Traffic through it.
     """
 

@@ -6,8 +6,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from engine.serve.guard.traffic import Traffic
 from engine.serve.session import Session
-from engine.serve.traffic import Traffic
 
 GAUGES = {
     "running": "Requests in the running batch",

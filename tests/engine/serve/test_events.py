@@ -11,10 +11,10 @@ from serve_fixtures import scripted_service
 
 from engine.core.request import StepOutput
 from engine.serve.answer import AnswerForm
+from engine.serve.anthropic.message_format import MessageFormat
 from engine.serve.chat import ChatFormat, Dialogue
 from engine.serve.completion import CompletionFormat
 from engine.serve.fields import ChatFields
-from engine.serve.messages_format import MessageFormat
 
 SERVICE = scripted_service()
 OPTIONS: dict[str, Any] = {"choices": 3, "logprobs": False, "usage": True}

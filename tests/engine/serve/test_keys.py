@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 import engine.serve.app
 from engine.__main__ import app
 from engine.errors import UserError
-from engine.serve.keys import collect_keys
+from engine.serve.guard.keys import collect_keys
 
 
 def test_keys_of_file_and_command_line_come_together(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serve_fixtures import ScriptedEngine, Server, running_server, scripted_service
 
-from engine.serve import body
-from engine.serve.body import MAX_CONTAINERS, MAX_DEPTH, MAX_VALUES, RefusedError, check_json
-from engine.serve.connection import Connection
+from engine.serve.guard import body
+from engine.serve.guard.body import MAX_CONTAINERS, MAX_DEPTH, MAX_VALUES, RefusedError, check_json
+from engine.serve.guard.connection import Connection
 
 CHAT = "/v1/chat/completions"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}

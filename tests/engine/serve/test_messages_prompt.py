@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RequestError
-from engine.serve.messages_prompt import chat_messages, chat_tool_choice, chat_tools
+from engine.serve.anthropic.prompt import chat_messages, chat_tool_choice, chat_tools
 from engine.text.messages import normalize
 
 TOOL = {"name": "bash", "description": "run", "input_schema": {"type": "object"}}

@@ -10,7 +10,7 @@ from serve_fixtures import Server, running_server, scripted_service
 from token_script import script_service
 
 from engine.errors import RequestError
-from engine.serve.responses_input import as_asked
+from engine.serve.responses.items_in import as_asked
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import MissingError
-from engine.serve.response_store import Context, ResponseStore, StoredResponse
+from engine.serve.responses.store import Context, ResponseStore, StoredResponse
 
 
 def put(store: ResponseStore, name: str, size: int = 10, before: Context | None = None) -> Context:

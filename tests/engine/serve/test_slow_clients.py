@@ -10,7 +10,7 @@ import pytest
 from serve_fixtures import Server, running_server
 
 from engine.config import EngineConfig
-from engine.serve.connection import Connection
+from engine.serve.guard.connection import Connection
 from engine.serve.opening import open_service
 
 COMPLETIONS = "/v1/completions"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.errors import RequestError
-from engine.serve.response_store import Item
+from engine.serve.responses.store import Item
 from engine.serve.tool_choice import FUNCTION_NAME
 from engine.text.messages import read_arguments, read_text
 

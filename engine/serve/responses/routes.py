@@ -16,9 +16,9 @@ from engine.serve.described import MAX_MESSAGES, ResponseItems, ResponseTools
 from engine.serve.engine_request import engine_request, sampling_params
 from engine.serve.fields import MAX_SESSION_ID, FieldLog, GenerationFields
 from engine.serve.openai import SessionHeader
-from engine.serve.response_store import Context, Item, ResponseStore, StoredResponse
-from engine.serve.responses_format import ResponsesFormat
-from engine.serve.responses_input import as_asked, read_items, read_tool_choice, read_tools, to_messages
+from engine.serve.responses.format import ResponsesFormat
+from engine.serve.responses.items_in import as_asked, read_items, read_tool_choice, read_tools, to_messages
+from engine.serve.responses.store import Context, Item, ResponseStore, StoredResponse
 from engine.serve.service import Service
 from engine.serve.session import Session
 from engine.serve.tool_choice import plan_tools

@@ -12,13 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from engine.core.request import Grammar, Request
 from engine.errors import RequestError
 from engine.serve.answer import Answer
+from engine.serve.anthropic.message_format import MessageFormat
+from engine.serve.anthropic.prompt import as_asked, chat_messages, chat_tool_choice, chat_tools
 from engine.serve.chat import Dialogue
 from engine.serve.described import AnthropicMessages, AnthropicTools
 from engine.serve.engine_request import engine_request, sampling_params
 from engine.serve.errors import ANTHROPIC_ROUTE
 from engine.serve.fields import FieldLog, GenerationFields, StopStrings
-from engine.serve.messages_format import MessageFormat
-from engine.serve.messages_prompt import as_asked, chat_messages, chat_tool_choice, chat_tools
 from engine.serve.openai import SessionHeader
 from engine.serve.service import Service
 from engine.serve.session import Session

@@ -8,7 +8,7 @@ from typing import Any
 from engine.core.request import StepOutput
 from engine.serve.chat import Dialogue
 from engine.serve.completion import Tally
-from engine.serve.response_items import EventWriter, OutputItems
+from engine.serve.responses.items_out import EventWriter, OutputItems
 
 
 class ResponsesFormat:

@@ -1,0 +1,1 @@
+"""OpenAI's API of items, over the same dialogue as chat completions."""
