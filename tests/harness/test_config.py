@@ -53,6 +53,10 @@ def test_the_configurations_that_we_ship(name: str, monkeypatch: pytest.MonkeyPa
         ("agent.step_limt=3", "--set agent.step_limt: unknown key (did you mean step_limit?); known here: profile, "),
         ("colour=red", "--set colour: unknown key; known here: name, dataset, "),
         ("repeats=0", "--set repeats: input should be greater than or equal to 1, not 0"),
+        ("agent.profile=external", "agent.external: needed with agent.profile external, and only there"),
+        ("agent.external={name: x, command: y}", "agent.external: needed with agent.profile external"),
+        ("agent={profile: external, external: {name: x, command: y, folders: [r]}}", "external.folders: no folder r;"),
+        ("agent.external={name: x, command: y, comand: z}", "unknown key (did you mean command?)"),
         ("agent=5", "--set agent: expected a mapping with some of profile, step_limit, "),
         (
             "agent.profile=chat",
