@@ -1,4 +1,4 @@
-"""Aider, Qwen Code, Claude Code and litellm against the server: `python tests/e2e/real_clients.py [CACHE]`.
+"""Aider, Qwen Code, Claude Code and litellm at the server: `python tests/e2e/real_clients.py [CACHE] [--only NAME ...]`.
 
 Installs the pinned clients into CACHE (default: under the system's temporary directory) where they are missing, through
 pip and npm, has each do its work against the real HTTP stack, checks what came of it, and prints a line each.
@@ -228,9 +228,12 @@ CLIENTS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("cache", nargs="?", type=Path, default=DEFAULT_CACHE, help=f"default: {DEFAULT_CACHE}")
-    cache = parser.parse_args().cache.resolve()
-    failed = 0
+    parser.add_argument("--only", nargs="+", choices=[client.name for client in CLIENTS], help="default: all")
+    options = parser.parse_args()
+    cache, failed = options.cache.resolve(), 0
     for client in CLIENTS:
+        if options.only and client.name not in options.only:
+            continue
         versions = ", ".join(client.packages)
         try:
             client.install(cache)
