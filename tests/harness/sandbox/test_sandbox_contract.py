@@ -246,8 +246,8 @@ def test_the_harness_is_covered_where_the_interpreter_lies_around_it(tmp_path, m
     if reason := probe():
         pytest.skip(reason)
     package = Path(harness.__file__).resolve().parent
-    shown = sorted([*namespace._visible(), str(package.parent)])
-    monkeypatch.setattr(namespace, "_visible", lambda: shown)
+    shown = sorted([*namespace._visible([]), str(package.parent)])
+    monkeypatch.setattr(namespace, "_visible", lambda folders: shown)
     with NamespaceFactory(LIMITS).create(make_instance(tmp_path, None)) as sandbox:
         assert package.name in said(sandbox, f"ls {package.parent}").split()
         assert said(sandbox, f"ls -A {package}") == ""
