@@ -1,4 +1,4 @@
-"""Aider, Qwen Code, Claude Code and litellm at the server: `python tests/e2e/real_clients.py [CACHE] [--only NAME ...]`.
+"""Aider, Qwen Code, Claude Code and litellm at our server: `real_clients.py [CACHE] [--only NAME ...]`.
 
 Installs the pinned clients into CACHE (default: under the system's temporary directory) where they are missing, through
 pip and npm, has each do its work against the real HTTP stack, checks what came of it, and prints a line each.
