@@ -30,17 +30,18 @@ from harness.sandbox.base import TESTBED, ExecResult, Sandbox
 
 _PORT = 8377
 _TASK_FILE = "/tmp/.sweq-task.md"
-_KILLED = 143
 _CANNOT_RUN = (126, 127)
-# The agent, and beside it a connection that the forwarder answers when the agent's time is over.
+# The agent, and beside it a connection that the forwarder answers when the agent's time is over. Bash may forget a job
+# that ends before it is waited for together with others, so that the agent is waited for alone.
 _RUN = f"""
 bash -c "$SWEQ_COMMAND" & agent=$!
 {{ exec 3<>"/dev/tcp/127.0.0.1/$SWEQ_PORT" && printf 'GET {STOP_PATH} HTTP/1.0\\r\\n\\r\\n' >&3 && read -r line <&3
+kill -9 "$agent"
 }} > /dev/null 2>&1 & watch=$!
-wait -n "$agent" "$watch"
-if kill -0 "$agent" 2> /dev/null; then kill -9 "$agent"; exit {_KILLED}; fi
-kill "$watch" 2> /dev/null
 wait "$agent"
+code=$?
+kill "$watch" 2> /dev/null
+exit "$code"
 """
 
 

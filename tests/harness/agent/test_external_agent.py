@@ -89,7 +89,7 @@ def test_every_limit_salvages_the_diff(work, limit, replies, settings):
 def test_an_agent_that_does_not_heed_its_budget_is_killed(work):
     result, _ = work(ScriptedModel(bash(FIX)), "--stubborn", step_limit=2, wall_clock=60)
     assert (result.limit, result.steps) == (Limit.STEPS, 2)
-    assert "the agent ended with exit code 143" in result.notes
+    assert "the agent ended with exit code 137" in result.notes
 
 
 def test_a_failing_server_is_raised_and_recorded(work):
