@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -92,6 +92,13 @@ def build_app(
     if cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=cors_origins, allow_methods=["*"], allow_headers=["*"])
 
+    _add_state_routes(app, session, service)
+    return app
+
+
+def _add_state_routes(app: FastAPI, session: Session, service: Callable[[], Service]) -> None:
+    traffic: Traffic = app.state.traffic
+
     @app.get("/health", response_model=None)
     async def health() -> JSONResponse:
         if session.state == "ready":
@@ -110,8 +117,6 @@ def build_app(
     @app.get("/metrics", response_model=None)
     async def metrics_page() -> Response:
         return Response(metrics.render(session, traffic), media_type=CONTENT_TYPE_LATEST)
-
-    return app
 
 
 class DrainingServer(uvicorn.Server):

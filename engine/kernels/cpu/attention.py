@@ -14,7 +14,8 @@ from numba import prange
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.kernels.cpu.simd import decay, jit, parallel_jit, run
+from engine.kernels.cpu.compiler import jit, parallel_jit, run
+from engine.kernels.cpu.simd import decay
 
 QUERY_TILE = 256
 """Rows of a chunk that share one mask: bounds the mask to 256 x context entries."""

@@ -15,8 +15,9 @@ from numba.extending import overload
 from torch import Tensor
 
 from engine.kernels import reference_delta
+from engine.kernels.cpu.compiler import jit, parallel_jit, run
 from engine.kernels.cpu.elementwise import norm_row, silu
-from engine.kernels.cpu.simd import as_float, float_bits, jit, parallel_jit, run
+from engine.kernels.cpu.simd import as_float, float_bits
 from engine.kernels.reference_delta import NORM_EPS, DeltaWeights
 
 

@@ -7,7 +7,8 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from engine.kernels.cpu.simd import PARALLEL_PRODUCTS, decay, floats_at, jit, parallel_jit, run
+from engine.kernels.cpu.compiler import PARALLEL_PRODUCTS, jit, parallel_jit, run
+from engine.kernels.cpu.simd import decay, floats_at
 from engine.kernels.reference import store_kv
 
 PARALLEL_ELEMENTS = 1 << 15

@@ -13,9 +13,10 @@ from numba import prange
 from torch import Tensor
 
 from engine.kernels import reference_moe
+from engine.kernels.cpu.compiler import jit, parallel_jit, threads
 from engine.kernels.cpu.elementwise import silu, silu_mul
 from engine.kernels.cpu.packed import ROWS, UNIT, expert_product, rows_product
-from engine.kernels.cpu.simd import decay, floats_at, jit, parallel_jit, threads
+from engine.kernels.cpu.simd import decay, floats_at
 from engine.kernels.reference_moe import Experts, Linear, Linears
 
 FEW_TOKENS = 8

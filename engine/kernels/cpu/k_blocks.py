@@ -7,12 +7,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from engine.kernels.cpu.compiler import jit
 from engine.kernels.cpu.simd import (
     add,
     centre,
     fma,
     half_of_four,
-    jit,
     load,
     load_bytes,
     load_signed,

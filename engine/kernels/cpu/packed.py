@@ -15,14 +15,12 @@ from numba.core import types
 from numba.extending import overload, register_jitable
 from torch import Tensor
 
+from engine.kernels.cpu.compiler import jit, parallel_jit, run
 from engine.kernels.cpu.k_blocks import BLOCK_BYTES, UNITS, block_dot
 from engine.kernels.cpu.simd import (
     add,
     fma,
-    jit,
     load,
-    parallel_jit,
-    run,
     set_float,
     store,
     total,

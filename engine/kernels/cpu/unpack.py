@@ -14,6 +14,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload
 
+from engine.kernels.cpu.compiler import jit
 from engine.kernels.cpu.simd import (
     bfloat_at,
     byte_at,
@@ -21,7 +22,6 @@ from engine.kernels.cpu.simd import (
     float_at,
     fma,
     half_of_four,
-    jit,
     load,
     load_bfloats,
     load_bytes,

@@ -91,7 +91,7 @@ def test_paged_attention_over_several_query_tiles(kernels: Any, monkeypatch: pyt
 
 
 def test_single_tokens_over_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu.simd, "PARALLEL_PRODUCTS", 0)
+    monkeypatch.setattr(cpu.compiler, "PARALLEL_PRODUCTS", 0)
     test_paged_attention(cpu, [[3, 4, 5], [9, 0, 7], [1, 2, 0]], (1, 1, 1))
 
 
