@@ -156,7 +156,7 @@ def build_images(
 ) -> None:
     """Build the images of instances."""
     from harness.instances import load_instances
-    from harness.sandbox.images import build
+    from harness.sandbox.images.sdist import build
 
     for image in build(instance, load_instances(dataset, instance), source, typer.echo):
         typer.echo(f"{image.name} {image.digest}")
@@ -165,7 +165,7 @@ def build_images(
 @images.command(name="list")
 def list_images() -> None:
     """Images of instances on this machine, and the instances whose image can be built."""
-    from harness.sandbox.images import list_images as list_all
+    from harness.sandbox.images.sdist import list_images as list_all
 
     for line in list_all():
         typer.echo(line)

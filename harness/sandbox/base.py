@@ -1,7 +1,8 @@
 """The sandbox protocol: what the agent and the grader may ask of the place where untrusted code runs."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -87,4 +88,27 @@ class SandboxFactory(Protocol):
 
     def create(self, instance: Instance) -> Sandbox:
         """A fresh sandbox of `instance`; raises `SandboxError`, or `UserError` where the instance cannot run here."""
+        ...
+
+
+class ImageSupply(Protocol):
+    """Brings the images of instances to this machine, and keeps them here while they are held. Thread-safe."""
+
+    def order(self, instances: Sequence[Instance]) -> list[Instance]:
+        """`instances` in an order in which those that share layers follow one another."""
+        ...
+
+    def prefetch(self, instances: Sequence[Instance]) -> None:
+        """Bring the images of `instances`, in this order, in the background, as far ahead as the budget allows."""
+        ...
+
+    def hold(self, instance: Instance) -> AbstractContextManager[None]:
+        """Block until the image of `instance` is here; it is not evicted before the context ends.
+
+        Raises `SandboxError` when it cannot be brought, `UserError` where it can never be.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop what runs in the background."""
         ...

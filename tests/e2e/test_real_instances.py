@@ -8,7 +8,7 @@ from harness.errors import UserError
 from harness.grading.evaluate import evaluate
 from harness.instances import load_instances
 from harness.sandbox.docker import DockerFactory, connect
-from harness.sandbox.images import build
+from harness.sandbox.images.sdist import build
 from harness.sandbox.select import choose, describe
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.instances import Instance
-from harness.sandbox.images import Sdist, build, build_script, load_sdists
+from harness.sandbox.images.sdist import Sdist, build, build_script, load_sdists
 
 INSTANCE = Instance(
     instance_id="own__example-1",

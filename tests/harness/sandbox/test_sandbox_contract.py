@@ -16,7 +16,7 @@ from harness.errors import SandboxError, UserError
 from harness.instances import Instance
 from harness.sandbox import namespace
 from harness.sandbox.docker import DockerFactory, connect
-from harness.sandbox.images import build_base
+from harness.sandbox.images.sdist import build_base
 from harness.sandbox.limits import Limits
 from harness.sandbox.namespace import NamespaceFactory, probe
 from harness.tree import commit_tree

@@ -1,0 +1,1 @@
+"""Images of instances: built from release archives, brought from elsewhere, kept within a disk budget."""
