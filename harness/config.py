@@ -61,6 +61,7 @@ class EndpointConfig(_Section):
     max_context: int | None = None
     request_timeout: float = Field(default=1_800.0, gt=0)
     start_timeout: float = Field(default=600.0, gt=0)
+    host: str = Field(default="127.0.0.1", description="address at which a started engine listens and is asked")
     engine_command: tuple[str, ...] = Field(default=("sweq-engine",), min_length=1)
     engine_args: tuple[str, ...] = Field(default=(), description="added to `sweq-engine serve`")
 
@@ -93,6 +94,19 @@ class RunConfig(_Section):
     agent_workers: int = Field(default=4, ge=1, description="tasks talking to the model at once")
     grading_workers: int = Field(default=2, ge=1)
     grading_timeout: float = Field(default=1_800.0, gt=0)
+    levels_at_once: int | None = Field(
+        default=None,
+        ge=1,
+        description="levels whose servers are up at once, each instance going through all of them before the next one; "
+        "None: 1 with endpoint.kind engine, all with url. The others take turns, a block of instances each",
+    )
+    block: int | None = Field(
+        default=None,
+        ge=1,
+        description="instances of a repeat before other levels take their turn; None: all. Smaller blocks leave more "
+        "instances that all levels have answered after an early stop, and start servers more often",
+    )
+    executor: Literal["local", "ray"] = Field(default="local", description="ray: agents and tests on a Ray cluster")
     perplexity_text: Path | None = Field(default=None, description="text scored per level; engine endpoints only")
     results: Path = Path("results/runs")
 
