@@ -36,6 +36,9 @@ def evaluate(
     base_url: Annotated[
         str | None, typer.Option(help="a running OpenAI-compatible server instead of the engine")
     ] = None,
+    executor: Annotated[
+        Literal["local", "ray"] | None, typer.Option(help="where agents and tests run; default: the configuration's")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="accepted and implied: the same command always continues")
     ] = False,
@@ -46,6 +49,8 @@ def evaluate(
     overrides = list(override or ())
     if base_url is not None:
         overrides += ["endpoint.kind=url", f"endpoint.base_url={base_url}"]
+    if executor is not None:
+        overrides.append(f"executor={executor}")
     settings = load_config(config, overrides)
 
     from harness.run.start import RunInterruptedError, run

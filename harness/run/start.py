@@ -79,6 +79,10 @@ def run(
 
 
 def _open_executor(config: RunConfig, instances: Sequence[Instance]) -> Executor:
+    if config.executor == "ray":
+        from harness.run.ray_cluster import RayExecutor
+
+        return RayExecutor(config)
     folders = config.agent.external.folders if config.agent.external else ()
     return LocalExecutor(config, choose(config.sandbox, instances, folders))
 
