@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, cast
 
@@ -177,12 +178,19 @@ def list_images() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    base_url: Annotated[str | None, typer.Option(help="a running server to be asked, too")] = None,
+    api_key: Annotated[str | None, typer.Option(help="its key, or $NAME of an environment variable")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="a configuration whose servers are asked")
+    ] = None,
+) -> None:
     """Check what a run needs: one line each, and how to mend it."""
     from harness.run.doctor import check_all
+    from harness.run.doctor_endpoint import check_servers
 
     healthy = True
-    for check in check_all():
+    for check in chain(check_all(), check_servers(base_url, api_key, config)):
         healthy = healthy and (check.passed or check.optional)
         typer.echo(check.describe())
     raise typer.Exit(0 if healthy else 1)

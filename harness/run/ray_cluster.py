@@ -64,7 +64,7 @@ class RayExecutor:
         await self._check_reachable(served.address)
         expected = self._images.get(task.instance.instance_id)
         returned = await _await(self._work.remote(_portable(task), self._config, served.address, expected))
-        _put(returned.files, task.paths)
+        put(returned.files, task.paths)
         done: Work = returned.result
         on_usage(Usage(done.prompt_tokens, done.completion_tokens, done.cached_tokens))
         return done
@@ -73,7 +73,7 @@ class RayExecutor:
         """See `Executor.grade`."""
         patch, expected = task.paths.patch.read_bytes(), self._images.get(task.instance.instance_id)
         returned = await _await(self._grade.remote(_portable(task), self._config, patch, expected))
-        _put(returned.files, task.paths)
+        put(returned.files, task.paths)
         evaluation: Evaluation = returned.result
         return evaluation
 
@@ -168,7 +168,8 @@ def _collect(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def _put(files: dict[str, bytes], paths: TaskPaths) -> None:
+def put(files: dict[str, bytes], paths: TaskPaths) -> None:
+    """Put a worker's files into the task's folder, each in one step."""
     for name, data in files.items():
         replace_file(paths.root / name, data)
 
@@ -180,7 +181,7 @@ async def _await(reference: Awaitable[T]) -> T:
     try:
         return await reference
     except RayTaskError as error:
-        raise _find_own(error) from error
+        raise find_own(error) from error
 
 
 def _unwrap(function: Callable[[], T]) -> T:
@@ -189,10 +190,10 @@ def _unwrap(function: Callable[[], T]) -> T:
     try:
         return function()
     except RayTaskError as error:
-        raise _find_own(error) from error
+        raise find_own(error) from error
 
 
-def _find_own(error: Any) -> Exception:
+def find_own(error: Any) -> Exception:
     """Ours, without the remote traceback that Ray puts into the message; anything else as it is."""
     cause = error.cause
     if isinstance(cause, UserError | SandboxError | EndpointError):
