@@ -72,6 +72,7 @@ def check_endpoint(base_url: str, api_key: str | None, wanted: str | None, max_c
         yield template
         if template.passed:
             yield _check_tools(server)
+        if template.passed or template.optional:
             yield _check_cache(server)
 
 
@@ -89,13 +90,22 @@ class _Server:
         except httpx.HTTPError as error:
             raise _RefusedError(f"{type(error).__name__}: {error}") from error
         if response.status_code != httpx.codes.OK:
-            raise _RefusedError(f"HTTP {response.status_code}: {' '.join(response.text.split())[:200]}")
+            raise _RefusedError(f"HTTP {response.status_code}: {_find_message(response)}")
         try:
             answer = response.json()
             answer["choices"][0]["message"].keys()
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise _RefusedError(f"no chat completion: {response.text[:100]!r}") from error
         return dict(answer)
+
+
+def _find_message(response: httpx.Response) -> str:
+    """What an error says, in one short line: OpenAI's `error.message` where there is one."""
+    try:
+        said = str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        said = response.text
+    return " ".join(said.split())[:200]
 
 
 class _RefusedError(Exception):

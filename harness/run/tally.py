@@ -40,7 +40,7 @@ class Tally:
     ) -> None:
         """Tasks per level, and the rows that earlier sessions finished. `clock` is in seconds."""
         self.levels = {name: LevelTally(total) for name, total in totals.items()}
-        self.notes: deque[str] = deque(maxlen=4)
+        self.notes: deque[str] = deque(maxlen=5)
         self._at_once, self._clock = levels_at_once, clock
         self._seen = self.start = clock()
         for row in rows:
