@@ -115,6 +115,21 @@ class RunConfig(_Section):
     results: Path = Path("results/runs")
 
 
+def make_images_config(registry: str | None, folder: Path | None, disk_budget: str | None) -> ImagesConfig:
+    """The images section that command-line options stand for: none at all is `local`; a budget alone, Docker Hub."""
+    source = "tar" if folder is not None else "pull" if registry or disk_budget else "local"
+    data = {"source": source, "registry": registry, "folder": folder, "disk_budget": disk_budget}
+    try:
+        images = ImagesConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        wanted = "expected HOST[:PORT][/prefix]" if option == "--registry" else first["ctx"]["error"]
+        raise UserError(f"{option}: {wanted}, not {first['input']!r}") from error
+    check_images("--image-folder", images)
+    return images
+
+
 def describe(section: BaseModel) -> dict[str, Any]:
     """The section as JSON-ready data, for the run record."""
     return section.model_dump(mode="json")

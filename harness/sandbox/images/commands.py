@@ -52,7 +52,7 @@ def plan_images(
 def pull_images(instances: Sequence[Instance], settings: ImagesConfig, echo: Echo, ledger: Path | None = None) -> int:
     """Bring the images of `instances`; they are the user's own from then on. Returns how many could not be brought.
 
-    A disk budget ends the command before it is exceeded: nothing is evicted here.
+    A disk budget ends the command before what it brings exceeds it: nothing is evicted here.
     """
     client = connect()
     wanted = [one for one in order_instances(instances) if one.image is not None]
@@ -63,22 +63,18 @@ def pull_images(instances: Sequence[Instance], settings: ImagesConfig, echo: Ech
         store, make_source(settings, client), book, budget=budget, prefetch=0, echo=echo, evicts=False
     )
     failed = 0
-    brought = []
     try:
         for number, one in enumerate(wanted, start=1):
             try:
                 with supply.hold(one):
                     entry = book.entries.get(str(one.image))
-                    brought.append(str(one.image))
-                    echo(
-                        f"{number}/{len(wanted)} {one.image} {entry.get('digest', '') if entry else 'is here already'}"
-                    )
+                    book.drop(str(one.image))
+                    what = entry.get("digest", "") if entry else "is here already"
+                    echo(f"{number}/{len(wanted)} {one.image} {what}")
             except SandboxError as error:
                 failed += 1
                 echo(f"{number}/{len(wanted)} {error}")
     finally:
-        for image in brought:
-            book.drop(image)
         supply.close()
     return failed
 

@@ -46,7 +46,7 @@ class Ledger:
         except BlockingIOError:
             self._lock.close()
             raise UserError(
-                f"{path}: another sweq manages the images of this Docker daemon; wait for it, or use images.source=local"
+                f"{path}: another sweq manages the images of this daemon; wait for it, or use images.source=local"
             ) from None
         self._closed = False
         try:

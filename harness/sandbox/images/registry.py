@@ -142,9 +142,7 @@ class Registry:
         """An anonymous token, as the challenge of the registry asks for (distribution spec, token authentication)."""
         wanted = dict(_PARAMETER.findall(challenge))
         if not challenge.lower().startswith("bearer ") or "realm" not in wanted:
-            raise SandboxError(
-                f"{repository}: {self.name} wants a login; `docker login` and images.source=pull use one"
-            )
+            raise SandboxError(f"{repository}: {self.name} wants a login: `docker login`, and pull without a plan")
         realm = wanted.pop("realm")
         wanted.setdefault("scope", f"repository:{repository}:pull")
         answer = self._client.get(realm, params=wanted)

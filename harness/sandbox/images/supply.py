@@ -80,9 +80,8 @@ class DiskBudgetedSupply:
             return order_instances(instances)
         wanted = [one for one in instances if self._uses(one)]
         with ThreadPoolExecutor(_READERS) as pool:
-            layers = dict(
-                zip((one.instance_id for one in wanted), pool.map(self._expect_leniently, wanted), strict=True)
-            )
+            chains = list(pool.map(self._expect_leniently, wanted))
+        layers = {one.instance_id: chain for one, chain in zip(wanted, chains, strict=True)}
         return order_instances(instances, layers)
 
     def prefetch(self, instances: Sequence[Instance]) -> None:
