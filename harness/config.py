@@ -274,6 +274,8 @@ def check_images(where: str, images: ImagesConfig) -> None:
         raise UserError(f"{where}.folder: only used with source tar; set that, or remove the key")
     if images.folder is not None and not images.folder.exists():
         raise UserError(f"{where}.folder: no folder {images.folder} under {Path.cwd()}")
+    if images.disk_budget is not None and images.source == "local":
+        raise UserError(f"{where}.disk_budget: only used with source pull or tar; set one, or remove the budget")
     if images.registry is not None and images.source != "pull":
         raise UserError(f"{where}.registry: only used with source pull; set that, or remove the key")
 

@@ -22,9 +22,9 @@ def parse_size(text: object) -> int:
 
 
 def format_size(size: float) -> str:
-    """`size` bytes in decimal units, as Docker prints them: `1.5 GB`."""
+    """`size` bytes to three digits in decimal units, as Docker prints them: `1.5 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size) < 999.5:
-            return f"{size:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{size:.1f} {unit}"
+            return f"{size:.3g} {unit}"
         size /= 1000
-    return f"{size:.2f} TB"
+    return f"{size:.3g} TB" if size < 999.5 else f"{size:.0f} TB"
