@@ -249,7 +249,7 @@ def test_a_plan_adds_up() -> None:
               for one in instances}  # fmt: skip
     plan = simulate(instances, layers, "test", budget=80, prefetch=1, workers=1)
     assert (plan.unique_bytes, plan.pulls, plan.evictions) == (10 + 2 * 5 + 8 * 20, 8, 5)
-    assert plan.peak_bytes == 80 - 5
+    assert plan.peak_bytes == 80
     assert plan.order == ["i0", "i2", "i4", "i6", "i1", "i3", "i5", "i7"]
     assert sum(one.size * (1 if one.kind == "pull" else -1) for one in plan.events) == plan.events[-1].total
     again = simulate(instances, layers, "test", budget=80, workers=1, passes=2)
@@ -272,8 +272,8 @@ def test_the_model_adds_up_to_what_is_published() -> None:
 
 
 def test_layers_are_measured_from_the_history() -> None:
-    history = [{"Size": 5, "CreatedBy": "RUN x"}, {"Size": 0, "CreatedBy": "ENV a=b"}, {"Size": 0, "CreatedBy": "WORKDIR /"},
-               {"Size": 7, "CreatedBy": "ADD y"}]  # fmt: skip
+    steps = ((5, "RUN x"), (0, "ENV a=b"), (0, "WORKDIR /"), (7, "ADD y"))
+    history = [{"Size": size, "CreatedBy": step} for size, step in steps]
     assert measure_layers(2, history, 12) == [7, 5]
     assert measure_layers(3, history, 12) == [7, 0, 5]
     assert measure_layers(5, history, 12) == [4, 2, 2, 2, 2]
@@ -340,7 +340,7 @@ def test_what_is_no_size(text: object) -> None:
 
 @given(st.integers(1, 10**15))
 def test_a_printed_size_reads_back(size: int) -> None:
-    assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06, abs=0.5)
+    assert parse_size(format_size(size)) == pytest.approx(size, rel=0.006)
 
 
 def test_options_of_the_command_line() -> None:

@@ -148,7 +148,7 @@ def test_rate_limits_and_truncated_blobs_are_survived(
     said: list[str] = []
     supply = make(None, echo=said.append)
     supply.order(instances[:1])
-    registry.limited, registry.truncated = 6, 1
+    registry.limited, registry.truncated = 2, 1
     with supply.hold(instances[0]):
         assert here(client, instances) == ["i0"]
     assert any("rate limit" in line and "going on in" in line for line in said), said
