@@ -125,7 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
         with self.registry.lock:
             truncated = self.registry.truncated > 0 and len(data) > 10_000
             self.registry.truncated -= truncated
-        self._answer(200, data, {}, "application/octet-stream", len(data) // 2 if truncated else None)
+        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        headers = {"Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"} if first else {}
+        cut = len(data) // 2 if truncated else None
+        self._answer(206 if first else 200, data[first:], headers, "application/octet-stream", cut)
 
     def _answer(
         self, status: int, data: bytes, headers: dict[str, str] | None = None, kind: str = "application/json",

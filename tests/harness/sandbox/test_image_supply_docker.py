@@ -1,5 +1,6 @@
 """A supply over a real daemon that pulls tiny images from a registry of our own."""
 
+import json
 import subprocess
 import sys
 import time
@@ -14,13 +15,17 @@ from fake_registry import FakeRegistry, serve
 
 from harness.config import ImagesConfig
 from harness.errors import SandboxError, UserError
+from harness.grading.runs import grade
 from harness.instances import Instance, load_instances
+from harness.sandbox.docker import DockerFactory
+from harness.sandbox.images.choice import LocalSupply, make_supply
 from harness.sandbox.images.commands import load_images, pull_images
 from harness.sandbox.images.daemon import DaemonStore
 from harness.sandbox.images.ledger import Ledger, read_entries
 from harness.sandbox.images.registry import Registry
 from harness.sandbox.images.sources import PullSource, TarSource
 from harness.sandbox.images.supply import DiskBudgetedSupply
+from harness.sandbox.select import choose, describe
 
 pytestmark = pytest.mark.docker
 KB = 1_000
@@ -60,6 +65,8 @@ def instances(client: docker.DockerClient, registry: FakeRegistry) -> Iterator[l
     for image in client.images.list():
         for tag in image.tags:
             if f"sweqtest-{run}/" in tag:
+                for container in client.containers.list(all=True, filters={"ancestor": tag}):
+                    container.remove(force=True)
                 client.images.remove(tag)
 
 
@@ -238,3 +245,32 @@ def test_archives_are_found_by_name_and_by_content(
     lines: list[str] = []
     load_images(folder, lines.append)
     assert len(lines) == 2
+
+
+def test_grading_brings_what_it_needs_and_records_it(
+    client: docker.DockerClient,
+    instances: list[Instance],
+    registry: FakeRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The image has no shell, so the container cannot start; it was brought, held and recorded all the same."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr("harness.grading.runs.load_instances", lambda *_: instances)
+    images = ImagesConfig(source="pull", registry=registry.address, disk_budget=ROOM_FOR_THREE, prefetch=1)
+    options = {"sandbox": "docker", "results": tmp_path, "images": images, "workers": 1, "echo": lambda line: None}
+    assert grade("any", "gold", ["i0", "i2"], "run", **options) == 1  # type: ignore[arg-type]
+    recorded = json.loads((tmp_path / "run/images.json").read_text())
+    assert set(recorded) == {"i0", "i2"}
+    assert all(identity["registry_digest"].startswith("sha256:") for identity in recorded.values())
+    assert here(client, instances) == ["i0", "i2"]
+    assert len(read_entries(next((tmp_path / "state/sweq").glob("images-*.json")))) == 2
+
+
+def test_without_a_supply_a_missing_image_is_refused_at_once(instances: list[Instance], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="i0: no image sweqtest-"):
+        choose("docker", instances)
+    factory = choose("docker", instances, supplied=True)
+    assert isinstance(factory, DockerFactory)
+    assert describe(factory, instances, supplied=True) == {"names": ["docker"], "images": {}}
+    assert isinstance(make_supply(ImagesConfig(), factory, instances), LocalSupply)
