@@ -115,7 +115,7 @@ def render(plan: Plan, *, steps: bool = False) -> list[str]:
         f"pulls                    {plan.pulls}, of which {plan.pulls - len(plan.order)} again",
         f"evictions                {plan.evictions}",
         f"from Docker Hub          {HUB_PULLS} anonymous pulls in {HUB_HOURS} h: at least {plan.hub_hours:g} h; "
-        "a login or a mirror (--registry) lifts that",
+        "a login raises that, a mirror (--registry) has none",
     ]
     if steps:
         lines += [f"{one.kind:5}  {one.instance_id:36} {format_size(one.size):>8}  total {format_size(one.total)}"

@@ -66,7 +66,7 @@ class Registry:
     def locate(self, image: str) -> tuple[str, str]:
         """Repository, as the daemon pulls it, and tag of the official `image` at this registry."""
         repository, _, tag = image.rpartition(":") if ":" in image.rpartition("/")[2] else (image, "", "latest")
-        return (repository if self.host == DOCKER_HUB else f"{self.name}/{repository}"), tag
+        return (repository if self.name == DOCKER_HUB else f"{self.name}/{repository}"), tag
 
     def read_manifest(self, image: str) -> Manifest:
         """The manifest of `image`; raises `RateLimitedError`, or `SandboxError` with what the registry said."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import posixpath
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ class PullSource:
         repository, tag = self._registry.locate(image)
         try:
             pulled = self._client.images.pull(repository, tag=tag, platform="linux/amd64")
-            if f"{repository}:{tag}" != image and self._registry.host != DOCKER_HUB:
+            if self._registry.name != DOCKER_HUB:
                 pulled.tag(*image.rsplit(":", 1)) if ":" in image.rpartition("/")[2] else pulled.tag(image)
                 self._client.images.remove(f"{repository}:{tag}")
         except FAILURES as error:
@@ -81,7 +82,7 @@ class PullSource:
 
     def temporary_name(self, image: str) -> str | None:
         """See `ImageSource.temporary_name`."""
-        return None if self._registry.host == DOCKER_HUB else ":".join(self._registry.locate(image))
+        return None if self._registry.name == DOCKER_HUB else ":".join(self._registry.locate(image))
 
     def _explain(self, image: str, text: str) -> SandboxError:
         lowered = text.lower()
@@ -196,11 +197,17 @@ def _read_layers(file: Path, image: str) -> tuple[Layer, ...]:
             manifest = json.load(_member(archive, members, "manifest.json"))
             entry = next((one for one in manifest if image in (one.get("RepoTags") or [])), manifest[0])
             digests = json.load(_member(archive, members, entry["Config"]))["rootfs"]["diff_ids"]
-            paths = [members[path] for path in entry["Layers"]]
-            sizes = [archive._find_link_target(one).size if one.issym() else one.size for one in paths]  # type: ignore[attr-defined]
+            sizes = [members[_resolve(members[path])].size for path in entry["Layers"]]
     except (tarfile.TarError, OSError, ValueError, LookupError) as error:
         raise LastingError(f"{file}: not an archive of `docker save`: {error}") from error
     return tuple(Layer(digest, size) for digest, size in zip(digests, sizes, strict=True))
+
+
+def _resolve(member: tarfile.TarInfo) -> str:
+    """Where the bytes of a layer are: older daemons save one that several images share as a symbolic link."""
+    if not member.issym():
+        return member.name
+    return posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
 
 
 def _member(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo], name: str) -> Any:

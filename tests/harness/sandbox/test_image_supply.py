@@ -1,6 +1,11 @@
 """Shelf, plan, registry and supply without a daemon: the policy on a simulated disk, and one line for every mistake."""
 
+import gzip
+import io
 import json
+import shutil
+import subprocess
+import tarfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +24,7 @@ from harness.sandbox.images.ledger import Ledger, read_entries
 from harness.sandbox.images.plan import order_instances, render, simulate
 from harness.sandbox.images.registry import RateLimitedError, Registry, read_retry_after
 from harness.sandbox.images.shelf import Layer, Shelf
+from harness.sandbox.images.sources import list_archives, read_names
 from harness.sandbox.images.supply import DiskBudgetedSupply
 from harness.sizes import format_size, parse_size
 
@@ -308,6 +314,29 @@ def check_faults(server: FakeRegistry, registry: Registry) -> None:
         Registry("127.0.0.1:1").read_manifest("swebench/x:latest")
 
 
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.zst"])
+def test_names_are_read_from_archives(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".tar.zst" and shutil.which("zstd") is None:
+        pytest.skip("zstd is not installed")
+    manifest = json.dumps([{"RepoTags": ["img/i0:latest"]}, {"RepoTags": None}]).encode()
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, data in (("layer", bytes(3_000_000)), ("manifest.json", manifest), ("more", bytes(3_000_000))):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    file = tmp_path / f"x{suffix}"
+    if suffix == ".tar.gz":
+        file.write_bytes(gzip.compress((tmp_path / "x.tar").read_bytes()))
+    elif suffix == ".tar.zst":
+        subprocess.run(["zstd", "-q", str(tmp_path / "x.tar"), "-o", str(file)], check=True)
+    assert read_names(file) == ["img/i0:latest"]
+    file.write_bytes(b"something else")
+    with pytest.raises(SandboxError, match=r"not an archive of `docker save`|zstd cannot read it"):
+        read_names(file)
+    with pytest.raises(UserError, match="neither an archive of `docker save`"):
+        list_archives(tmp_path / "none")
+
+
 def test_where_an_image_is_at_a_registry() -> None:
     image = "swebench/sweb.eval.x86_64.a_1776_b-1:latest"
     assert Registry().locate(image) == ("swebench/sweb.eval.x86_64.a_1776_b-1", "latest")
@@ -315,6 +344,7 @@ def test_where_an_image_is_at_a_registry() -> None:
         "h.example:5000/p/q/swebench/sweb.eval.x86_64.a_1776_b-1",
         "latest",
     )
+    assert Registry("docker.io/mine").locate("a/b:1") == ("docker.io/mine/a/b", "1")
     assert Registry("h.example").locate("plain") == ("h.example/plain", "latest")
 
 
