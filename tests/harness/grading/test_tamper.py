@@ -6,21 +6,24 @@ from grading_doubles import make_instance
 from harness.grading.behaviour import Action, Sign, scan
 from harness.grading.tamper import inspect_patch
 
-TEST_PATCH = "diff --git a/tests/test_a.py b/tests/test_a.py\n--- a/tests/test_a.py\n+++ b/tests/test_a.py\n@@ -1 +1 @@\n-a\n+b\n"
+TEST_FILE = "tests/test_a.py"
+TEST_PATCH = f"diff --git a/{TEST_FILE} b/{TEST_FILE}\n--- a/{TEST_FILE}\n+++ b/{TEST_FILE}\n@@ -1 +1 @@\n-a\n+b\n"
 INSTANCE = make_instance(test_patch=TEST_PATCH)
 
 
 def add(path, *lines):
     """A patch that creates `path`."""
     body = "".join(f"+{line}\n" for line in lines)
-    return f"diff --git a/{path} b/{path}\nnew file mode 100644\n--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n{body}"
+    head = f"diff --git a/{path} b/{path}\nnew file mode 100644\n"
+    return head + f"--- /dev/null\n+++ b/{path}\n@@ -0,0 +1,{len(lines)} @@\n{body}"
 
 
 def change(path, old, new, before=()):
     """A patch that replaces one line after the context `before`."""
     context = "".join(f" {line}\n" for line in before)
     size = len(before) + 1
-    return f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -1,{size} +1,{size} @@\n{context}-{old}\n+{new}\n"
+    head = f"diff --git a/{path} b/{path}\n"
+    return head + f"--- a/{path}\n+++ b/{path}\n@@ -1,{size} +1,{size} @@\n{context}-{old}\n+{new}\n"
 
 
 SOURCE = change("pkg/core.py", "return 1", "return 2")
