@@ -19,7 +19,7 @@ def decode(llm: LLM, batch: int = 1, prompt: int = 32, tokens: int = 64, repeats
 
     Tokens per second are counted over all sequences once each has its first token. `limit_tokens_per_second` is what
     moving a step's bytes (`engine.measure.roofline.decode_bytes`) would allow at the read bandwidth measured just
-    before: batch · bandwidth / bytes. Of several ranks these bytes are the first one's, and the time of the sums between
+    before: batch · bandwidth / bytes. Of several ranks these are the first one's, and the time of the sums between
     them (`link_bytes_per_step`, at the speed that the links are made for) comes on top.
     """
     runs = [_decode_once(llm, _prompts(llm, batch, prompt, seed), tokens) for seed in range(repeats)]
