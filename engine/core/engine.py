@@ -23,7 +23,9 @@ from engine.core.sequence import Choices, Chunk, SequenceState
 from engine.core.text_stream import TextStream
 from engine.errors import ContextLengthError, LostRankError, RequestError, UserError
 from engine.parallel.group import Group
-from engine.weights.loader import Checkpoint, load
+from engine.quant.formats import check_level
+from engine.weights.loader import Checkpoint, load, open_source, resolve
+from engine.weights.shard import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -354,6 +356,8 @@ def load_engine(model: str, quant: str, config: EngineConfig) -> Engine:
     """
     if config.tensor_parallel_size == 1:
         return Engine(load(model, quant, config.device), config)
+    source = open_source(resolve(model))
+    Shard.of(source.config, 0, config.tensor_parallel_size, check_level(quant), source.types())
     ranks = Ranks(model, quant, config)
     try:
         checkpoint = load(model, quant, config.device, 0, config.tensor_parallel_size)

@@ -198,7 +198,7 @@ class _Process:
 
     def end(self) -> None:
         self.wire.close()
-        os.close(self._lifeline)
+        os.close(self._lifeline)  # ends it, whatever it does
         try:
             self._process.wait(5.0)
         except subprocess.TimeoutExpired:

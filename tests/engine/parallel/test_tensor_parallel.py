@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import torch
 
 from engine.core.request import SamplingParams
 from engine.errors import LostRankError, UserError
@@ -53,10 +52,10 @@ def test_logits_and_cache_are_those_of_one_rank(model: str, ranks: int) -> None:
 
 
 def test_preempted_sequences_go_to_host_memory_and_back_on_every_rank() -> None:
-    prompts, long = [IDS[i:70] for i in range(4)], replace(GREEDY, max_tokens=40)
+    prompts, long = [IDS[i:30] for i in range(3)], replace(GREEDY, max_tokens=20)
     texts = []
     for ranks in (1, 2):
-        limits = {"num_blocks": 18, "max_context": 256, "prefix_cache": False}
+        limits = {"num_blocks": 8, "max_context": 128, "prefix_cache": False}
         with opened("synthetic:tiny", "f32", ranks, **limits) as llm:
             assert llm.engine._memory.swap is not None
             llm.engine._memory.swap._operations = 10**12  # a model this small would sooner compute again
