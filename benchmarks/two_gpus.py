@@ -1,8 +1,8 @@
-"""The run on two GPUs, in one call of at most eight minutes: correctness, speeds beside one GPU's, and sums between GPUs.
+"""The run on two GPUs, in one call of at most eight minutes: correctness, speeds beside one GPU's, sums between them.
 
     python benchmarks/two_gpus.py OUT [--only PART ...] [--seconds 470]
 
-Every part runs in a process of its own with a time limit, the most valuable first, and writes OUT/<part>.json as soon as
+Every part runs in a process of its own with a time limit, the most valuable first, and writes OUT/<part>.json once
 it knows something. Speeds need one GPU's beside them; FP8 weights of all 48 layers (75 GiB) leave an 80 GB card no
 cache, so on such cards both run fewer layers, and the JSON says how many. BF16 (148 GiB at full depth) is cut likewise.
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def _sums_of_rank(rank: int, port: str) -> None:
                 continue
             group._one_shot = way
             assert bool((group.all_reduce(x.clone()) == 3).all()), f"{name} adds up wrongly"
-            found[f"{name}_{size}"] = _seconds(lambda: group.all_reduce(x)) * 1e6
+            found[f"{name}_{size}"] = _seconds(partial(group.all_reduce, x)) * 1e6
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 for _ in range(20):

@@ -37,7 +37,7 @@ def opened(model: str, quant: str, ranks: int = 1, **limits: Any) -> Iterator[LL
         llm.close()
 
 
-@pytest.mark.parametrize(("model", "ranks"), [("tiny", 2), ("tiny", 4), ("llama-tiny", 2)])
+@pytest.mark.parametrize(("model", "ranks"), [("tiny/4", 2), ("tiny/4", 4), ("llama-tiny/1", 2)])
 def test_logits_and_cache_are_those_of_one_rank(model: str, ranks: int) -> None:
     with opened(f"synthetic:{model}", "f32") as one, opened(f"synthetic:{model}", "f32", ranks) as several:
         expected = one.logits(IDS[:80])
@@ -49,6 +49,7 @@ def test_logits_and_cache_are_those_of_one_rank(model: str, ranks: int) -> None:
         branch = IDS[:130] + [5] * 20
         (ours,), (theirs,) = (llm.generate([branch], GREEDY) for llm in (several, one))
         assert (ours.token_ids, ours.cached_tokens) == (theirs.token_ids, theirs.cached_tokens)
+        assert ours.cached_tokens > 0
 
 
 def test_preempted_sequences_go_to_host_memory_and_back_on_every_rank() -> None:
@@ -56,7 +57,7 @@ def test_preempted_sequences_go_to_host_memory_and_back_on_every_rank() -> None:
     texts = []
     for ranks in (1, 2):
         limits = {"num_blocks": 8, "max_context": 128, "prefix_cache": False}
-        with opened("synthetic:tiny", "f32", ranks, **limits) as llm:
+        with opened("synthetic:tiny/4", "f32", ranks, **limits) as llm:
             assert llm.engine._memory.swap is not None
             llm.engine._memory.swap._operations = 10**12  # a model this small would sooner compute again
             texts.append([completion.token_ids for completion in llm.generate(prompts, long)])
@@ -65,7 +66,7 @@ def test_preempted_sequences_go_to_host_memory_and_back_on_every_rank() -> None:
 
 
 def test_experts_go_by_number_where_int4_groups_forbid_width() -> None:
-    with opened("synthetic:tiny", "int4") as one, opened("synthetic:tiny", "int4", 2) as two:
+    with opened("synthetic:tiny/4", "int4") as one, opened("synthetic:tiny/4", "int4", 2) as two:
         assert two.checkpoint.weights["model.layers.0.mlp.experts.down_proj"].shape == (8, 256, 128)  # type: ignore[union-attr]
         assert (one.logits(IDS[:40]) - two.logits(IDS[:40])).abs().max() < 1e-4
 
@@ -101,9 +102,9 @@ def test_generating_fails_when_a_rank_dies() -> None:
         assert llm.engine.ranks is not None
         pid = llm.engine.ranks._processes[0].pid
         threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+        endless = [IDS] * 200
         with pytest.raises(LostRankError, match=f"rank 1 of the model .process {pid}. ended with status -9"):
-            while True:
-                llm.generate([IDS], replace(GREEDY, max_tokens=300))
+            llm.generate(endless, replace(GREEDY, max_tokens=300))
 
 
 @contextlib.contextmanager
