@@ -58,7 +58,7 @@ class LocalExecutor:
 
     def describe_sandboxes(self, instances: Sequence[Instance]) -> dict[str, Any]:
         """See `Executor.describe_sandboxes`."""
-        return describe(self._factory, instances)
+        return describe(self._factory, instances, supplied=self._config.images.source != "local")
 
     async def work(self, task: Task, served: Served, on_usage: Callable[[Usage], None]) -> Work:
         """See `Executor.work`."""

@@ -45,7 +45,7 @@ class Progress:
         stream: TextIO | None = None,
         describe_images: Callable[[], str] | None = None,
     ) -> None:
-        self._tally, self._folder, self._describe_images = tally, folder, describe_images
+        self._tally, self._folder, self.describe_images = tally, folder, describe_images
         self._stream = stream or sys.stderr
         self._lock = threading.RLock()
         self._live: Live | None = None
@@ -132,8 +132,8 @@ class Progress:
     def _render_disk(self) -> Text:
         usage = shutil.disk_usage(self._folder)
         text = f"disk {usage.used / (1 << 30):.1f} GiB used, {usage.free / (1 << 30):.1f} GiB free"
-        if self._describe_images is not None:
-            text += f"; images: {self._describe_images()}"
+        if self.describe_images is not None:
+            text += f"; images: {self.describe_images()}"
         return Text(text, style="dim")
 
 

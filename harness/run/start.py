@@ -20,7 +20,8 @@ from harness.run.progress import Progress, find_image_status
 from harness.run.record import make_record, name_run, now
 from harness.run.store import Store, lock
 from harness.run.tally import Tally
-from harness.sandbox.base import ImageSupply
+from harness.sandbox.base import SandboxFactory
+from harness.sandbox.images.choice import make_supply
 from harness.sandbox.select import choose
 
 
@@ -42,13 +43,11 @@ def run(
     config: RunConfig,
     run_id: str | None = None,
     echo: Callable[[str], None] = print,
-    supply: ImageSupply | None = None,
 ) -> Finished:
     """Do all tasks of the run that are not done yet and return how it stands.
 
-    The same configuration continues the same run unless `run_id` names another. `supply` brings the images; without
-    one they must be here. Raises `UserError`, `EndpointError` when a level's server does not come up or does not stay,
-    and `RunInterruptedError`.
+    The same configuration continues the same run unless `run_id` names another. Raises `UserError`, `EndpointError`
+    when a level's server does not come up or does not stay, and `RunInterruptedError`.
     """
     paths = RunPaths(config.results / _check_id(run_id or name_run(config)))
     instances = load_instances(config.dataset, config.instances, config.limit)
@@ -59,12 +58,18 @@ def run(
         if known == total and store.record.get("ended"):
             store.begin(make_record(paths.root.name, config, instances, store.record["sandboxes"]))
             return Finished(paths, total, 0, 0)
-        executor = _open_executor(config, instances)
+        folders = config.agent.external.folders if config.agent.external else ()
+        supplied = config.images.source != "local"
+        factory = None if config.executor == "ray" else choose(config.sandbox, instances, folders, supplied=supplied)
+        executor = _open_executor(config, factory)
         try:
-            store.begin(make_record(paths.root.name, config, instances, executor.describe_sandboxes(instances)))
+            sandboxes = executor.describe_sandboxes(instances)
+            if supplied:  # told when each is first held: those of earlier sessions are known already
+                sandboxes["images"] = store.record.get("sandboxes", sandboxes)["images"]
+            store.begin(make_record(paths.root.name, config, instances, sandboxes))
             if known:
                 echo(f"continuing {paths.root}: {known} of {total} tasks are done")
-            _work(config, instances, store, executor, supply)
+            _work(config, instances, store, executor, factory)
         except KeyboardInterrupt as error:
             done = total - _count_open(store, total)
             raise RunInterruptedError(
@@ -78,17 +83,22 @@ def run(
     return Finished(paths, total, total - known, counts[Outcome.INFRA_ERROR])
 
 
-def _open_executor(config: RunConfig, instances: Sequence[Instance]) -> Executor:
-    if config.executor == "ray":
-        from harness.run.ray_cluster import RayExecutor
+def _open_executor(config: RunConfig, factory: SandboxFactory | None) -> Executor:
+    if factory is not None:
+        return LocalExecutor(config, factory)
+    if config.images.source != "local":
+        raise UserError("images.source: executor ray takes the images that its nodes have; set source to local")
+    from harness.run.ray_cluster import RayExecutor
 
-        return RayExecutor(config)
-    folders = config.agent.external.folders if config.agent.external else ()
-    return LocalExecutor(config, choose(config.sandbox, instances, folders))
+    return RayExecutor(config)
 
 
 def _work(
-    config: RunConfig, instances: Sequence[Instance], store: Store, executor: Executor, supply: ImageSupply | None
+    config: RunConfig,
+    instances: Sequence[Instance],
+    store: Store,
+    executor: Executor,
+    factory: SandboxFactory | None,
 ) -> None:
     per_level = len(instances) * config.repeats
     tally = Tally(
@@ -96,8 +106,10 @@ def _work(
         [row for row in store.rows.values() if row.outcome != Outcome.INFRA_ERROR],
         count_levels_at_once(config),
     )
-    progress = Progress(tally, store.paths.root, describe_images=find_image_status(supply))
+    progress = Progress(tally, store.paths.root)
     try:
+        supply = make_supply(config.images, factory, instances, progress.note, store.note_image) if factory else None
+        progress.describe_images = find_image_status(supply)
         _run_to_end(Orchestrator(config, instances, store, executor, progress, supply=supply).run())
     finally:
         progress.close()
