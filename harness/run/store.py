@@ -85,7 +85,7 @@ def lock(paths: RunPaths) -> Iterator[None]:
 
 
 class Store:
-    """Rows and record of a run whose `lock` the caller holds. Only the orchestrator's loop calls it; `note_image` any thread."""
+    """Rows and record of a run whose `lock` the caller holds. Only the event loop calls it, `note_image` apart."""
 
     def __init__(self, paths: RunPaths) -> None:
         """Read what is there already; temporary files that a killed process left are removed."""
