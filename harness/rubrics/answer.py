@@ -31,9 +31,10 @@ class Extraction(BaseModel):
 
 @dataclass(frozen=True)
 class Extracted:
-    """`code` for the checks, and the facts of form."""
+    """`code` for the checks, the `blocks` it was joined from, and the facts of form."""
 
     code: str
+    blocks: tuple[str, ...]
     facts: dict[str, Fact]
 
 
@@ -54,7 +55,7 @@ def extract(answer: str, rule: Extraction) -> Extracted:
         "format_ok": Fact(bool(blocks), f"a fenced block in {rule.languages[0]}, or none with another language"),
         "diff_format": Fact(bool(diffs), _shorten(diffs[0]) if diffs else "no block reads as a diff"),
     }
-    return Extracted(code, facts)
+    return Extracted(code, (chosen[-1],) if rule.take == "last" else tuple(chosen), facts)
 
 
 def _is_diff(code: str) -> bool:

@@ -17,6 +17,7 @@ from harness.sandbox.base import ExecResult
 from harness.sandbox.limits import Limits
 from harness.sandbox.namespace import NamespaceSandbox, probe
 
+_BLOCKS = "blocks.json"
 _REPORT = "/testbed/.report.json"
 _PICTURES = "/testbed/pictures"
 # V8 and WebAssembly reserve far more address space than they use; what they use is bounded by the options below.
@@ -43,7 +44,10 @@ def check_sandbox() -> None:
 def examine(task: RubricTask, answer: str, tools: Toolchain) -> Examined:
     """Score `answer`. Whatever the answer does is a score; checks that cannot do their work end as `infra`."""
     extracted = extract(answer, task.file.extraction)
-    files = task.files() | {task.file.extraction.file: extracted.code.encode()}
+    files = task.files() | {
+        task.file.extraction.file: extracted.code.encode(),
+        _BLOCKS: json.dumps(extracted.blocks).encode(),
+    }
     with tempfile.TemporaryDirectory(prefix="sweq-rubric-") as folder:
         try:
             with NamespaceSandbox(Path(folder), _LIMITS, [tools.folder]) as box:

@@ -23,6 +23,30 @@ export function merge(source, blocks, entry, name = "answer.tsx") {
   return result;
 }
 
+// Route the statements of `blocks` to the files whose declarations they replace; {file: code}. A new declaration goes
+// where the one before it went; an import goes to the file that already imports from there, or with its block.
+export function route(files, blocks, name = "answer.tsx") {
+  const sources = Object.entries(files).map(([path, text]) => [path, ts.createSourceFile(name, text, ts.ScriptTarget.ES2022, true)]);
+  const routed = Object.fromEntries(sources.map(([path]) => [path, ""]));
+  for (const block of blocks) {
+    const file = ts.createSourceFile(name, block, ts.ScriptTarget.ES2022, true);
+    const homes = file.statements.map((one) => sources.find(([, source]) => namesOf(one).some((own) => declares(source, own)))?.[0]);
+    let current = homes.find(Boolean) ?? sources[0][0];
+    file.statements.forEach((statement, number) => {
+      const from = ts.isImportDeclaration(statement) ? statement.moduleSpecifier.text : null;
+      const importer = from && sources.find(([, source]) => source.statements.some((one) => ts.isImportDeclaration(one) && one.moduleSpecifier.text === from))?.[0];
+      current = homes[number] ?? current;
+      routed[importer ?? current] += `${statement.getText()}\n\n`;
+    });
+  }
+  return routed;
+}
+
+// Names of the declarations at the top level of `text`.
+export function topLevelNames(text, name = "answer.tsx") {
+  return ts.createSourceFile(name, text, ts.ScriptTarget.ES2022, true).statements.flatMap(namesOf);
+}
+
 // Lines of `after` that `before` does not have, as many times as it lacks them.
 export function countChangedLines(before, after) {
   const left = new Map();
