@@ -11,7 +11,9 @@ from harness.rubrics.score import Fact
 ANSWER_FACTS = frozenset({"answer_chars", "code_chars", "prose_chars", "blocks", "format_ok", "diff_format"})
 """Facts of an answer's form, known without running anything."""
 
-_FENCE = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)\n(?P<code>.*?)^ {0,3}(?P=fence)[`~]*[ \t]*$", re.M | re.S)
+_FENCE = re.compile(
+    r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)\n(?P<code>.*?)^ {0,3}(?P=fence)[`~]*[ \t]*$", re.M | re.S
+)
 _DIFF = re.compile(r"^(@@ |--- |\+\+\+ |[+-](?![+-])\s*\S)", re.M)
 
 

@@ -38,7 +38,9 @@ class Examined:
 def check_sandbox() -> None:
     """Raise `UserError` where namespaces, in which all checks run, cannot be made."""
     if reason := probe():
-        raise UserError(f"rubric checks run untrusted code in Linux namespaces, and those cannot be made here: {reason}")
+        raise UserError(
+            f"rubric checks run untrusted code in Linux namespaces, and those cannot be made here: {reason}"
+        )
 
 
 def examine(task: RubricTask, answer: str, tools: Toolchain) -> Examined:
@@ -53,7 +55,10 @@ def examine(task: RubricTask, answer: str, tools: Toolchain) -> Examined:
             with NamespaceSandbox(Path(folder), _LIMITS, [tools.folder]) as box:
                 box.unpack(_pack(files, tools))
                 done = box.exec(
-                    f"node check.mjs {tools.chromium}", timeout=task.file.timeout, env=_ENVIRONMENT, output_limit=1 << 16
+                    f"node check.mjs {tools.chromium}",
+                    timeout=task.file.timeout,
+                    env=_ENVIRONMENT,
+                    output_limit=1 << 16,
                 )
                 reported = _read_report(box, done, task)
                 pictures = {name: box.read_file(f"{_PICTURES}/{name}") for name in reported.pictures}

@@ -13,7 +13,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 LOWEST, HIGHEST, QUARTER = 0.0, 10.0, 0.25
-_CONDITION = re.compile(r"(?P<negated>not )?(?P<name>[a-z][a-z0-9_]*)(?: (?P<sign><=|>=|<|>) (?P<number>\d+(?:\.\d+)?))?")
+_CONDITION = re.compile(
+    r"(?P<negated>not )?(?P<name>[a-z][a-z0-9_]*)(?: (?P<sign><=|>=|<|>) (?P<number>\d+(?:\.\d+)?))?"
+)
 _SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,

@@ -28,7 +28,7 @@ class TaskFile(BaseModel):
     extraction: Extraction
     max_tokens: int = Field(default=4_096, ge=1)
     tries: int = Field(default=1, ge=1, description="answers of which the original rules count the best")
-    timeout: float = Field(default=120.0, gt=0, description="seconds for all checks of an answer")
+    timeout: float = Field(default=300.0, gt=0, description="seconds for all checks of an answer")
     facts: tuple[str, ...] = Field(description="what check.mjs must report")
     rubric: Rubric
 

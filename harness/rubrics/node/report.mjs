@@ -35,7 +35,7 @@ export function run(program, args, seconds = 30) {
 
 // Run one vitest file; returns {tests: {title: {passed, message}}, output}. A file that does not load has no tests;
 // where vitest itself runs none, not even its own, this throws: that says nothing about the answer.
-export function runTests(file, seconds = 40) {
+export function runTests(file, seconds = 120) {
   const result = runVitest(file, seconds);
   if (Object.keys(result.tests).length === 0) {
     writeFileSync("canary.test.mjs", 'import { expect, test } from "vitest";\ntest("canary", () => expect(1 + 1).toBe(2));\n');
@@ -47,7 +47,7 @@ export function runTests(file, seconds = 40) {
 
 function runVitest(file, seconds) {
   const out = `.${file.replaceAll("/", "-")}.json`;
-  const args = ["node_modules/vitest/vitest.mjs", "run", file, "--reporter=json", `--outputFile=${out}`, "--no-cache", "--pool=forks"];
+  const args = ["node_modules/vitest/vitest.mjs", "run", file, "--reporter=json", `--outputFile=${out}`, "--no-cache", "--pool=forks", "--testTimeout=60000", "--hookTimeout=60000"];
   const done = run("node", args, seconds);
   let report;
   try {

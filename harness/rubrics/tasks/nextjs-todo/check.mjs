@@ -22,7 +22,7 @@ note("actions_untouched", !/\b(createTodo|flipTodo|deleteTodo)\s*\(\s*form\b|use
 const errors = compile(FILES, { jsx: 4, types: ["react"] });
 note("compiles", errors.length === 0, errors[0]?.text ?? "tsc --strict has no complaint");
 if (applies) {
-  const result = runTests("behaviour.test.tsx", 60);
+  const result = runTests("behaviour.test.tsx");
   noteTests(result, TESTS);
   note("iso_display", result.tests.shows?.passed === true && result.tests.iso?.passed === false, result.tests.iso?.message || "no ISO time stamp in the text");
 } else noteAll([...Object.keys(TESTS), "iso_display"], false, "nothing was put in");
