@@ -169,6 +169,41 @@ def report(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> N
     typer.echo(write_report(runs))
 
 
+@app.command()
+def rubrics(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="a YAML file such as configs/rubrics.yaml")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="score stored answers, <task>/<sample>.md, without a model")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="folder under results/runs")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value; may be repeated")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder of the scores of --answers")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="with --answers: only this task; may be repeated")
+    ] = None,
+    checkers: Annotated[int, typer.Option(min=1, help="with --answers: answers checked at once")] = 2,
+    checks: Annotated[bool, typer.Option("--checks", help="print how often each check passed")] = False,
+) -> None:
+    """Score five coding tasks by rubric: a model's answers at every level, or stored ones."""
+    from rich.console import Console
+
+    from harness.rubrics.config import load_rubrics_config
+    from harness.rubrics.run import run_rubrics, score_answers
+    from harness.rubrics.table import write_summary
+
+    if (config is None) == (answers is None):
+        raise UserError("name a configuration with -c, or stored answers with --answers")
+    if config is not None:
+        run = run_rubrics(load_rubrics_config(config, override or ()), run_id, typer.echo)
+    elif answers is not None:
+        folder = output or Path("results/runs") / (run_id or f"answers-{answers.resolve().name}")
+        run = score_answers(answers, folder, tuple(task or ()), checkers, typer.echo)
+    for path in write_summary(run, Console(), checks=checks):
+        typer.echo(path)
+
+
 @images.command(name="build")
 def build_images(
     instance: Annotated[list[str], typer.Option("--instance", "-i", help="instance id; may be repeated")],
