@@ -75,6 +75,15 @@ class LevelConfig(_Section):
     description: str = ""
 
 
+class DockerConfig(_Section):
+    """Which daemon makes the containers, and what runs them."""
+
+    host: str | None = Field(
+        default=None, min_length=1, description="unix:///run/podman/podman.sock, ...; None: what DOCKER_HOST says"
+    )
+    runtime: str | None = Field(default=None, min_length=1, description="runsc, ...; None: the daemon's default")
+
+
 class RunConfig(_Section):
     """A whole run: dataset x levels x repeats."""
 
@@ -90,6 +99,7 @@ class RunConfig(_Section):
     agent: AgentConfig = AgentConfig()
     sampling: SamplingConfig = SamplingConfig()
     sandbox: Literal["auto", "docker", "namespace"] = "auto"
+    docker: DockerConfig = DockerConfig()
     agent_workers: int = Field(default=4, ge=1, description="tasks talking to the model at once")
     grading_workers: int = Field(default=2, ge=1)
     grading_timeout: float = Field(default=1_800.0, gt=0)
@@ -202,6 +212,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "endpoint": EndpointConfig,
         "agent": AgentConfig,
         "sampling": SamplingConfig,
+        "docker": DockerConfig,
         "levels": LevelConfig,
     }
     section = sections[str(location[0])] if location else RunConfig

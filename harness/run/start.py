@@ -49,7 +49,13 @@ def run(config: RunConfig, run_id: str | None = None, echo: Callable[[str], None
         if known == total and store.record.get("ended"):
             store.begin(make_record(paths.root.name, config, instances, store.record["sandboxes"]))
             return Finished(paths, total, 0, 0)
-        factory = choose(config.sandbox, instances, config.agent.external.folders if config.agent.external else ())
+        factory = choose(
+            config.sandbox,
+            instances,
+            config.agent.external.folders if config.agent.external else (),
+            host=config.docker.host,
+            runtime=config.docker.runtime,
+        )
         store.begin(make_record(paths.root.name, config, instances, describe(factory, instances)))
         if known:
             echo(f"continuing {paths.root}: {known} of {total} tasks are done")

@@ -1,9 +1,11 @@
 """Sandboxes from Docker: one fresh container of the instance's image for each.
 
 A container has no network, no capability beyond those a test suite run as root expects, no way to gain more, and
-ceilings on memory, processes and cores. Its process 1 only collects orphans, so that every command can be followed by
-killing all the rest: background processes end with their command. A timeout restarts the container, which the kernel
-carries out by killing its whole process namespace; files stay.
+ceilings on memory, processes, cores, single files and its writable layer. Its process 1 is our own and only collects
+orphans (not the daemon's `--init`, which would end with its child), so that every command can be followed by killing
+all the rest: background processes end with their command. A timeout restarts the container, which the kernel carries
+out by killing its whole process namespace, whatever the processes do; files stay. That is why `/tmp` lies on the layer:
+a tmpfs would be emptied. Only `/dev/shm` is one, with a size.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum, auto
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +33,7 @@ from docker.utils import kwargs_from_env, parse_host
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
 from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecResult
+from harness.sandbox.layer import LayerCeiling
 from harness.sandbox.limits import Limits
 from harness.sandbox.namespace import listen_inside
 from harness.sandbox.output import CappedOutput
@@ -49,6 +53,8 @@ exit $code
 """
 _RESOLVE = '[ -d "$1" ] && exit 101; mkdir -p -- "$(dirname -- "$1")" && readlink -f -- "$1"'
 _A_FOLDER = 101
+_BRIEF = 0.2
+_SHARED_MEMORY = 256 << 20
 # Bits of Go's os.FileMode, in which the daemon describes a path.
 _GO_FOLDER, _GO_TYPE = 1 << 31, 0x8F280000
 
@@ -56,9 +62,10 @@ _GO_FOLDER, _GO_TYPE = 1 << 31, 0x8F280000
 class DockerSandbox:
     """A `Sandbox` over one running container, which it owns. One command runs at a time; others wait their turn."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, layer_bytes: int | None = None) -> None:
         self._container = container
         self._api: Any = container.client.api if container.client is not None else None
+        self._ceiling = LayerCeiling(self._api, str(container.id), layer_bytes) if layer_bytes else None
         self._turn = threading.Lock()
         self._closed = False
 
@@ -84,13 +91,27 @@ class DockerSandbox:
         handle = self._api.exec_create(self._container.id, argv, environment=env, workdir=cwd)["Id"]
         connection = self._api.exec_start(handle, socket=True)
         try:
-            ended = _drain(getattr(connection, "_sock", connection), captured, start + timeout)
-            if not ended:
+            end = _drain(getattr(connection, "_sock", connection), captured, start + timeout, self._ceiling)
+            if end is not _End.ITSELF:
                 self._container.restart(timeout=0)
         finally:
             connection.close()
-        code = self._exit_code(handle) if ended else 124
-        return ExecResult(code, captured.text(), not ended, captured.dropped, time.monotonic() - start)
+        code = {_End.TIMEOUT: 124, _End.DISK: 137}[end] if end is not _End.ITSELF else self._exit_code(handle)
+        if self._ceiling is not None and (end is _End.DISK or self._grew_too_large(start)):
+            self._free(self._ceiling, captured)
+            code = code or 137
+        seconds = time.monotonic() - start
+        return ExecResult(code, captured.text(), end is _End.TIMEOUT, captured.dropped, seconds)
+
+    def _grew_too_large(self, start: float) -> bool:
+        """Whether a command that could have written much between two measurements did."""
+        lasted = time.monotonic() - start > _BRIEF
+        return self._ceiling is not None and lasted and self._ceiling.is_exceeded()
+
+    def _free(self, ceiling: LayerCeiling, captured: CappedOutput) -> None:
+        captured.feed(ceiling.explain().encode())
+        argv = ["bash", "-c", ceiling.freeing_command()]
+        self._api.exec_start(self._api.exec_create(self._container.id, argv, workdir="/")["Id"])
 
     def _exit_code(self, handle: str) -> int:
         """The daemon notes the exit code shortly after the output has ended."""
@@ -189,12 +210,17 @@ class DockerFactory:
         *,
         run_id: str = "",
         folders: Sequence[Path] = (),
+        host: str | None = None,
+        runtime: str | None = None,
     ) -> None:
         self._image_for = image_for or (lambda instance: instance.image)
         self._limits = limits or Limits()
         self._volumes = {str(folder): {"bind": str(folder), "mode": "ro"} for folder in folders}
         self._labels = {"sweq": "1", "sweq.run": run_id, "sweq.owner": _name_process(os.getpid())}
-        self._client = connect()
+        self._client = connect(host)
+        daemon = self._client.info()
+        self._cpus = min(self._limits.cpus, daemon.get("NCPU", 1))
+        self._runtime = _check_runtime(runtime, daemon)
         _remove_orphans(self._client)
 
     def create(self, instance: Instance) -> DockerSandbox:
@@ -203,7 +229,7 @@ class DockerFactory:
         if image is None:
             raise UserError(f"{instance.instance_id}: names no image, so it cannot run in Docker")
         try:
-            return DockerSandbox(self._start(instance, image))
+            return DockerSandbox(self._start(instance, image), self._limits.layer_bytes)
         except ImageNotFound:
             raise UserError(missing_image(instance.instance_id, image)) from None
         except _FAILURES as error:
@@ -221,7 +247,6 @@ class DockerFactory:
         return {"image": image, "digest": str(found.id), "source": found.labels.get("sweq.source", "official")}
 
     def _start(self, instance: Instance, image: str) -> Container:
-        cores = self._client.info().get("NCPU", 1)
         return self._client.containers.run(
             image,
             _REAPER,
@@ -237,7 +262,9 @@ class DockerFactory:
             mem_limit=self._limits.memory_bytes,
             memswap_limit=self._limits.memory_bytes,
             pids_limit=self._limits.processes,
-            nano_cpus=int(min(self._limits.cpus, cores) * 1e9),
+            nano_cpus=int(self._cpus * 1e9),
+            shm_size=_SHARED_MEMORY,
+            runtime=self._runtime,
             ulimits=[
                 docker.types.Ulimit(name="core", soft=0, hard=0),
                 docker.types.Ulimit(name="fsize", soft=self._limits.file_bytes, hard=self._limits.file_bytes),
@@ -247,17 +274,24 @@ class DockerFactory:
         )
 
 
-def connect() -> docker.DockerClient:
-    """A client of the daemon that `DOCKER_HOST` or the context names; raises `UserError` when none answers."""
+def connect(host: str | None = None) -> docker.DockerClient:
+    """A client of the daemon at `host`, or that `DOCKER_HOST` names; raises `UserError` when none answers."""
     try:
-        client = docker.from_env(timeout=600)
+        client = docker.DockerClient(base_url=host, timeout=600) if host else docker.from_env(timeout=600)
         client.ping()
     except _FAILURES:
-        place = str(parse_host(kwargs_from_env().get("base_url"))).removeprefix("http+")
+        place = str(parse_host(kwargs_from_env().get("base_url"))).removeprefix("http+") if host is None else host
         raise UserError(
             f"Docker was asked for but no daemon answers at {place}: start it, or use --sandbox namespace"
         ) from None
     return client
+
+
+def _check_runtime(runtime: str | None, daemon: Mapping[str, Any]) -> str | None:
+    known = sorted(daemon.get("Runtimes") or {})
+    if runtime is not None and runtime not in known:
+        raise UserError(f"docker.runtime: the daemon has no runtime {runtime!r}; it has {', '.join(known) or 'none'}")
+    return runtime
 
 
 def _name_process(pid: int) -> str:
@@ -290,18 +324,28 @@ def missing_image(instance_id: str, image: str) -> str:
     )
 
 
-def _drain(connection: socket.socket, captured: CappedOutput, deadline: float) -> bool:
-    """Feed `captured` until the command's output ends (True) or the deadline passes (False)."""
+class _End(Enum):
+    """What ended a command."""
+
+    ITSELF = auto()
+    TIMEOUT = auto()
+    DISK = auto()
+
+
+def _drain(connection: socket.socket, captured: CappedOutput, deadline: float, ceiling: LayerCeiling | None) -> _End:
+    """Feed `captured` until the command's output ends, the deadline passes or the disk ceiling is exceeded."""
     frames = _Frames()
     while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([connection], [], [], left)
+        ready, _, _ = select.select([connection], [], [], min(left, 1.0) if ceiling else left)
         if ready:
             data = connection.recv(1 << 16)
             if not data:
-                return True
+                return _End.ITSELF
             for payload in frames.split(data):
                 captured.feed(payload)
-    return False
+        if ceiling and ceiling.is_due() and ceiling.is_exceeded():
+            return _End.DISK
+    return _End.TIMEOUT
 
 
 class _Frames:

@@ -32,22 +32,29 @@ class RoutingFactory:
         return self._routes[instance.instance_id]
 
 
-def choose(kind: Kind, instances: Sequence[Instance], folders: Sequence[Path] = ()) -> SandboxFactory:
+def choose(
+    kind: Kind,
+    instances: Sequence[Instance],
+    folders: Sequence[Path] = (),
+    *,
+    host: str | None = None,
+    runtime: str | None = None,
+) -> SandboxFactory:
     """The factory that can run all of `instances`; raises `UserError` naming the first that it cannot run, and why.
 
     `auto` takes Docker for an instance with an image when a daemon answers, otherwise namespaces when it brings its
     tree along. Images and kernel permissions are checked here, so that a run does not find out hours later.
-    `folders` are shown inside every sandbox, read-only.
+    `folders` are shown inside every sandbox, read-only. `host` and `runtime` are those of `DockerFactory`.
     """
     if kind == "docker":
-        return _docker_for(instances, folders)
+        return _docker_for(instances, folders, host, runtime)
     if kind == "namespace":
         return _namespace_for(instances, folders)
     with_image = [instance for instance in instances if instance.image is not None]
     try:
-        docker = _docker_for(with_image, folders) if with_image else None
+        docker = _docker_for(with_image, folders, host, runtime) if with_image else None
     except UserError:
-        if any(instance.tree is None for instance in with_image):
+        if host or runtime or any(instance.tree is None for instance in with_image):
             raise
         docker, with_image = None, []
     others = [instance for instance in instances if instance not in with_image]
@@ -73,8 +80,10 @@ def describe(factory: SandboxFactory, instances: Sequence[Instance]) -> dict[str
     return {"names": used, "images": images}
 
 
-def _docker_for(instances: Sequence[Instance], folders: Sequence[Path]) -> DockerFactory:
-    factory = DockerFactory(folders=folders)
+def _docker_for(
+    instances: Sequence[Instance], folders: Sequence[Path], host: str | None, runtime: str | None
+) -> DockerFactory:
+    factory = DockerFactory(folders=folders, host=host, runtime=runtime)
     for instance in instances:
         factory.identity(instance)
     return factory
