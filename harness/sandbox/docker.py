@@ -36,6 +36,7 @@ from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecRes
 from harness.sandbox.layer import LayerCeiling
 from harness.sandbox.limits import Limits
 from harness.sandbox.namespace import listen_inside
+from harness.sandbox.neighbours import HTTPBIN, NAMES, Neighbours, read_needs
 from harness.sandbox.output import CappedOutput
 
 _FAILURES = (DockerException, requests.exceptions.RequestException, OSError)
@@ -62,10 +63,13 @@ _GO_FOLDER, _GO_TYPE = 1 << 31, 0x8F280000
 class DockerSandbox:
     """A `Sandbox` over one running container, which it owns. One command runs at a time; others wait their turn."""
 
-    def __init__(self, container: Container, layer_bytes: int | None = None) -> None:
+    def __init__(
+        self, container: Container, layer_bytes: int | None = None, neighbours: Neighbours | None = None
+    ) -> None:
         self._container = container
         self._api: Any = container.client.api if container.client is not None else None
         self._ceiling = LayerCeiling(self._api, str(container.id), layer_bytes) if layer_bytes else None
+        self._neighbours = neighbours
         self._turn = threading.Lock()
         self._closed = False
 
@@ -94,6 +98,7 @@ class DockerSandbox:
             end = _drain(getattr(connection, "_sock", connection), captured, start + timeout, self._ceiling)
             if end is not _End.ITSELF:
                 self._container.restart(timeout=0)
+                self.open_neighbours()
         finally:
             connection.close()
         code = {_End.TIMEOUT: 124, _End.DISK: 137}[end] if end is not _End.ITSELF else self._exit_code(handle)
@@ -160,6 +165,15 @@ class DockerSandbox:
 
     def listen(self, port: int) -> socket.socket:
         """See `Sandbox.listen`. Raises `UserError` unless the harness is root on the daemon's own machine."""
+        return listen_inside(self._enter("agent.profile external needs"), port)
+
+    def open_neighbours(self) -> None:
+        """Put the stand-ins of what the instance's tests reach for into the container's present network."""
+        if self._neighbours is not None:
+            self._neighbours.open(self, self._enter("the tests of this instance need"))
+
+    def _enter(self, needing: str) -> list[str]:
+        """The command line before one that shall run in the container's network."""
         try:
             self._container.reload()
         except _FAILURES as error:
@@ -169,16 +183,18 @@ class DockerSandbox:
             network.stat()
         except OSError:
             raise UserError(
-                "agent.profile external needs root on the machine of the Docker daemon, to reach into a container's "
+                f"{needing} root on the machine of the Docker daemon, to reach into a container's "
                 "network; run as root there, or use --sandbox namespace"
             ) from None
-        return listen_inside(["nsenter", f"--net={network}", "--"], port)
+        return ["nsenter", f"--net={network}", "--"]
 
     def close(self) -> None:
         """See `Sandbox.close`."""
         if self._closed:
             return
         self._closed = True
+        if self._neighbours is not None:
+            self._neighbours.close()
         try:
             self._container.remove(force=True, v=True)
         except NotFound:
@@ -229,7 +245,7 @@ class DockerFactory:
         if image is None:
             raise UserError(f"{instance.instance_id}: names no image, so it cannot run in Docker")
         try:
-            return DockerSandbox(self._start(instance, image), self._limits.layer_bytes)
+            return self._open(instance, image)
         except ImageNotFound:
             raise UserError(missing_image(instance.instance_id, image)) from None
         except _FAILURES as error:
@@ -246,7 +262,21 @@ class DockerFactory:
             raise UserError(missing_image(instance.instance_id, image)) from None
         return {"image": image, "digest": str(found.id), "source": found.labels.get("sweq.source", "official")}
 
-    def _start(self, instance: Instance, image: str) -> Container:
+    def _open(self, instance: Instance, image: str) -> DockerSandbox:
+        needs = read_needs().get(instance.instance_id, frozenset())
+        neighbours = Neighbours(needs) if needs else None
+        names = dict.fromkeys(NAMES, "127.0.0.1") if HTTPBIN in needs else {}
+        sandbox = DockerSandbox(self._start(instance, image, names), self._limits.layer_bytes, neighbours)
+        if neighbours is not None:
+            try:
+                neighbours.trust(sandbox)
+                sandbox.open_neighbours()
+            except BaseException:
+                sandbox.close()
+                raise
+        return sandbox
+
+    def _start(self, instance: Instance, image: str, names: Mapping[str, str]) -> Container:
         return self._client.containers.run(
             image,
             _REAPER,
@@ -255,6 +285,7 @@ class DockerFactory:
             user="root",
             hostname="sandbox",
             network_mode="none",
+            extra_hosts=dict(names),
             volumes=self._volumes,
             cap_drop=["ALL"],
             cap_add=_CAPABILITIES,
