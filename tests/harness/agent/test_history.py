@@ -3,9 +3,12 @@
 import subprocess
 
 import pytest
-from agent_doubles import FolderSandbox
+from agent_doubles import FolderSandbox, ScriptedModel, call, make_instance
 
 from harness.agent.history import forget_future
+from harness.agent.loop import Agent
+from harness.agent.trajectory import read_trajectory
+from harness.config import AgentConfig, SamplingConfig
 from harness.errors import SandboxError
 
 FILES = {"a.py": b"one\n"}
@@ -98,3 +101,14 @@ def test_no_repository_is_the_machines_failure(box):
     said(box, "rm -rf .git")
     with pytest.raises(SandboxError, match="later history cannot be removed"):
         forget_future(box)
+
+
+def test_an_agent_starts_without_a_future_and_its_start_is_recorded(box, tmp_path):
+    fix = make_future(box)
+    head = said(box, "echo set-up > u; echo set-up >> a.py; GIT_NO_REPLACE_OBJECTS=1 git rev-parse HEAD").strip()
+    look = call(("bash", {"command": f"git cat-file -e {fix} && touch found; echo agent > made; git commit -qam work"}))
+    agent = Agent(ScriptedModel(look, call(("submit", "{}"))), AgentConfig(), SamplingConfig())
+    result = agent.run(make_instance(), box, seed=1, trajectory_path=tmp_path / "trajectory.json")
+    assert result.patch.count("diff --git") == 1
+    assert "b/made" in result.patch
+    assert read_trajectory(tmp_path / "trajectory.json").info["history"]["head"] == head
