@@ -41,7 +41,9 @@ from harness.sandbox.output import CappedOutput
 
 _FAILURES = (DockerException, requests.exceptions.RequestException, OSError)
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
-_REAPER = ["-c", "while :; do sleep infinity & wait $!; done"]
+# Waits on a pipe of its own, which never speaks, and collects orphans meanwhile. It must not need another process: amid a
+# fork bomb it would get none, and end, and with it the container.
+_REAPER = ["-c", "exec 9<> <(:); while :; do read -r -u 9; done"]
 # The command's own shell gets the environment that the official images activate; stderr joins stdout in order. The
 # outer shell's own messages ("Killed") are not the command's. `kill -1` spares only process 1 and the caller.
 _WRAPPER = """
@@ -55,6 +57,7 @@ exit $code
 _RESOLVE = '[ -d "$1" ] && exit 101; mkdir -p -- "$(dirname -- "$1")" && readlink -f -- "$1"'
 _A_FOLDER = 101
 _BRIEF = 0.2
+_NOT_STARTED = 126
 _SHARED_MEMORY = 256 << 20
 # Bits of Go's os.FileMode, in which the daemon describes a path.
 _GO_FOLDER, _GO_TYPE = 1 << 31, 0x8F280000
@@ -91,22 +94,40 @@ class DockerSandbox:
 
     def _exec(self, command: str, timeout: float, cwd: str, env: dict[str, str], captured: CappedOutput) -> ExecResult:
         start = time.monotonic()
-        argv = ["bash", "-c", _WRAPPER, "sweq", command]
-        handle = self._api.exec_create(self._container.id, argv, environment=env, workdir=cwd)["Id"]
-        connection = self._api.exec_start(handle, socket=True)
-        try:
-            end = _drain(getattr(connection, "_sock", connection), captured, start + timeout, self._ceiling)
-            if end is not _End.ITSELF:
-                self._container.restart(timeout=0)
-                self.open_neighbours()
-        finally:
-            connection.close()
-        code = {_End.TIMEOUT: 124, _End.DISK: 137}[end] if end is not _End.ITSELF else self._exit_code(handle)
+        end, code = self._run(command, start + timeout, cwd, env, captured)
+        if code is None:
+            # The dead of a fork bomb that process 1 has yet to collect leave no room for another process.
+            self._restart()
+            end, code = self._run(command, start + timeout, cwd, env, captured)
+        if code is None:
+            said = " ".join(captured.text().split())
+            raise SandboxError(f"container {self._container.short_id}: a command could not be started: {said}")
         if self._ceiling is not None and (end is _End.DISK or self._grew_too_large(start)):
             self._free(self._ceiling, captured)
             code = code or 137
         seconds = time.monotonic() - start
         return ExecResult(code, captured.text(), end is _End.TIMEOUT, captured.dropped, seconds)
+
+    def _run(
+        self, command: str, deadline: float, cwd: str, env: dict[str, str], captured: CappedOutput
+    ) -> tuple["_End", int | None]:
+        """Run once; the exit code is None where the runtime could not start a process."""
+        argv = ["bash", "-c", _WRAPPER, "sweq", command]
+        handle = self._api.exec_create(self._container.id, argv, environment=env, workdir=cwd)["Id"]
+        connection = self._api.exec_start(handle, socket=True)
+        try:
+            end = _drain(getattr(connection, "_sock", connection), captured, deadline, self._ceiling)
+            if end is not _End.ITSELF:
+                self._restart()
+        finally:
+            connection.close()
+        if end is not _End.ITSELF:
+            return end, 124 if end is _End.TIMEOUT else 137
+        return end, self._exit_code(handle)
+
+    def _restart(self) -> None:
+        self._container.restart(timeout=0)
+        self.open_neighbours()
 
     def _grew_too_large(self, start: float) -> bool:
         """Whether a command that could have written much between two measurements did."""
@@ -118,12 +139,12 @@ class DockerSandbox:
         argv = ["bash", "-c", ceiling.freeing_command()]
         self._api.exec_start(self._api.exec_create(self._container.id, argv, workdir="/")["Id"])
 
-    def _exit_code(self, handle: str) -> int:
-        """The daemon notes the exit code shortly after the output has ended."""
+    def _exit_code(self, handle: str) -> int | None:
+        """The daemon notes the exit code shortly after the output has ended; None where no process ever ran."""
         for _ in range(200):
-            code = self._api.exec_inspect(handle)["ExitCode"]
-            if code is not None:
-                return int(code)
+            state = self._api.exec_inspect(handle)
+            if state["ExitCode"] is not None:
+                return None if state["ExitCode"] == _NOT_STARTED and not state["Pid"] else int(state["ExitCode"])
             time.sleep(0.02)
         raise SandboxError(f"container {self._container.short_id}: a command ended without an exit code")
 

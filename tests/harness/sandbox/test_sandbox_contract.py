@@ -244,6 +244,16 @@ def test_timed_out_fork_bomb_leaves_nothing(fresh):
     assert said(fresh, "echo alive") == "alive\n"
 
 
+@pytest.mark.docker
+def test_process_1_collects_orphans_and_needs_no_other(docker_made):
+    factory, instance = docker_made
+    with factory.create(instance) as sandbox:
+        state = "cat /proc/[0-9]*/stat | cut -d ' ' -f 1,3"
+        said(sandbox, "for n in $(seq 20); do (sleep 0.05 & ) ; done; sleep 0.5; true")
+        assert "Z" not in said(sandbox, state)
+        assert said(sandbox, "cat /proc/1/task/1/children") == said(sandbox, "cat /proc/1/task/1/children") == ""
+
+
 def test_too_large_a_file_is_a_normal_result(fresh):
     result = fresh.exec("head -c 50000000 /dev/zero > /tmp/large", timeout=30)
     assert result.exit_code != 0
