@@ -78,6 +78,15 @@ class LevelConfig(_Section):
     description: str = ""
 
 
+class DockerConfig(_Section):
+    """Which daemon makes the containers, and what runs them."""
+
+    host: str | None = Field(
+        default=None, min_length=1, description="unix:///run/podman/podman.sock, ...; None: what DOCKER_HOST says"
+    )
+    runtime: str | None = Field(default=None, min_length=1, description="runsc, ...; None: the daemon's default")
+
+
 class ImagesConfig(_Section):
     """Where Docker images of instances come from, and how much of the disk they may take."""
 
@@ -109,6 +118,7 @@ class RunConfig(_Section):
     agent: AgentConfig = AgentConfig()
     sampling: SamplingConfig = SamplingConfig()
     sandbox: Literal["auto", "docker", "namespace"] = "auto"
+    docker: DockerConfig = DockerConfig()
     images: ImagesConfig = ImagesConfig()
     agent_workers: int = Field(default=4, ge=1, description="tasks talking to the model at once")
     grading_workers: int = Field(default=2, ge=1)

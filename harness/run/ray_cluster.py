@@ -23,7 +23,7 @@ from harness.instances import Instance
 from harness.run.paths import TaskPaths
 from harness.run.server import ModelAddress, Served
 from harness.run.task import Task, Work, grade, work
-from harness.sandbox.select import choose, describe
+from harness.sandbox.select import choose_for, describe
 
 T = TypeVar("T")
 
@@ -120,8 +120,7 @@ def grade_remotely(task: Task, config: RunConfig, patch: bytes, image: Any) -> R
 
 def describe_remotely(config: RunConfig, instances: list[Instance]) -> dict[str, Any]:
     """See `harness.sandbox.select.describe`, said by this worker."""
-    folders = config.agent.external.folders if config.agent.external else ()
-    return describe(choose(config.sandbox, instances, folders), instances)
+    return describe(choose_for(config, instances), instances)
 
 
 def find_obstacle(base_url: str) -> str:
@@ -137,8 +136,7 @@ def find_obstacle(base_url: str) -> str:
 
 def _choose(config: RunConfig, instance: Instance, image: Any) -> Any:
     """The factory for one instance here; an image other than the run's is no image to compare levels with."""
-    folders = config.agent.external.folders if config.agent.external else ()
-    factory = choose(config.sandbox, [instance], folders)
+    factory = choose_for(config, [instance])
     found = describe(factory, [instance])["images"].get(instance.instance_id)
     if image is not None and found != image:
         raise SandboxError(f"{instance.instance_id}: this node has {found}, the run began with {image}")

@@ -22,7 +22,7 @@ from harness.run.store import Store, lock
 from harness.run.tally import Tally
 from harness.sandbox.base import SandboxFactory
 from harness.sandbox.images.choice import make_supply
-from harness.sandbox.select import choose
+from harness.sandbox.select import choose_for
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ def run(
         if known == total and store.record.get("ended"):
             store.begin(make_record(paths.root.name, config, instances, store.record["sandboxes"]))
             return Finished(paths, total, 0, 0)
-        folders = config.agent.external.folders if config.agent.external else ()
         supplied = config.images.source != "local"
-        factory = None if config.executor == "ray" else choose(config.sandbox, instances, folders, supplied=supplied)
+        factory = None if config.executor == "ray" else choose_for(config, instances, supplied=supplied)
         executor = _open_executor(config, factory)
         try:
             sandboxes = executor.describe_sandboxes(instances)
