@@ -22,6 +22,9 @@ from harness.sandbox.images.releases import Release, load_releases
 from harness.sandbox.images.sdist import build, build_environment, find_buildable
 
 _IDLE = "diff --git a/NOTE b/NOTE\nnew file mode 100644\n--- /dev/null\n+++ b/NOTE\n@@ -0,0 +1 @@\n+nothing\n"
+PROVED = ("resolved", "unresolved")
+"""The verdicts on gold and on the patch that repairs nothing."""
+_MARK = "<!-- printed -->\n"
 _TITLES = ("instance", "release", "python", "pins", "build s", "MB added", "gold", "no-op", "gold s", "no-op s")
 
 
@@ -30,7 +33,6 @@ class Proof:
     """What came of one instance: verdicts, times in seconds, and the MB `added` to its environment."""
 
     instance_id: str
-    repo: str
     release: Release
     build: float
     added: float
@@ -42,7 +44,7 @@ class Proof:
     @property
     def proved(self) -> bool:
         """Whether the image tells a repair from none."""
-        return (self.gold, self.idle) == ("resolved", "unresolved")
+        return (self.gold, self.idle) == PROVED
 
     def row(self) -> tuple[str, ...]:
         """The cells of its line."""
@@ -63,34 +65,35 @@ def prove(row: Instance, release: Release) -> Proof:
     added = (result.images[0].size_bytes - int(environment.attrs["Size"])) / 1e6
     gold, idle = (evaluate(row, patch, DockerFactory()) for patch in (row.patch, _IDLE))
     verdicts = (gold.verdict.status, idle.verdict.status)
-    if verdicts != ("resolved", "unresolved"):
-        for kind, group in gold.verdict.tests_status.items():
+    if verdicts != PROVED:
+        for kind, group in (gold.verdict.tests_status or {}).items():
             print(f"{row.instance_id}: gold: {kind} not passed: {group['failure'][:5]}")
-    return Proof(row.instance_id, row.repo, release, took, added, *verdicts, gold.seconds, idle.seconds)
+    return Proof(row.instance_id, release, took, added, *verdicts, gold.seconds, idle.seconds)
 
 
-def table(proofs: Iterable[Proof]) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = [_TITLES, tuple("---" for _ in _TITLES), *(proof.row() for proof in proofs)]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def summary(proofs: list[Proof], seconds: float) -> list[str]:
-    """How many are proved, in which repositories, and how long gold took."""
-    repos = Counter(proof.repo for proof in proofs if proof.proved)
+def report(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """How many instances are proved and in which repositories, then a Markdown table of `rows`."""
+    rows = list(rows)
+    proved = [row[0] for row in rows if row[6:8] == PROVED]
+    repos = Counter(name.rpartition("-")[0].replace("__", "/") for name in proved)
     counted = ", ".join(f"{repo} {number}" for repo, number in sorted(repos.items()))
-    gold = sum(proof.gold_seconds for proof in proofs)
+    gold, idle = (sum(int(row[column]) for row in rows) for column in (8, 9))
     return [
-        f"{sum(repos.values())} of {len(proofs)} instances proved, in {len(repos)} repositories: {counted}.",
-        f"Gold took {gold:.0f} s one after another; this whole command, with what it had to build, {seconds:.0f} s.",
+        f"{len(proved)} of {len(rows)} instances proved, in {len(repos)} repositories: {counted}.",
+        f"One after another, gold took {gold} s and the patch that repairs nothing {idle} s.",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (_TITLES, tuple("---" for _ in _TITLES), *rows)),
     ]
 
 
-def _write(page: Path, lines: list[str]) -> None:
-    head, mark, _ = page.read_text().partition("<!-- printed -->\n")
+def write(page: Path, proofs: Iterable[Proof], names: Iterable[str]) -> None:
+    """Put `proofs` into the page's table, whose other rows stay where `names` (the instances there are) has them."""
+    head, mark, printed = page.read_text().partition(_MARK)
     if not mark:
-        raise UserError(f"{page}: must hold the line <!-- printed -->, after which the table goes")
-    page.write_text(head + mark + "\n" + "\n".join(lines) + "\n")
+        raise UserError(f"{page}: must hold the line {_MARK.strip()}, after which the table goes")
+    lines = (line.strip("| ").split(" | ") for line in printed.splitlines() if "__" in line and line.startswith("|"))
+    rows = {cells[0]: tuple(cells) for cells in lines} | {proof.instance_id: proof.row() for proof in proofs}
+    page.write_text("\n".join([head + mark, *report(rows[name] for name in names if name in rows)]) + "\n")
 
 
 def main() -> int:
@@ -98,22 +101,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--instance", "-i", action="append", default=[])
-    parser.add_argument("--write", type=Path, help="the page whose table and summary are replaced")
+    parser.add_argument("--write", type=Path, help="the page whose rows are replaced")
     options = parser.parse_args()
     rows = {row.instance_id: row for row in load_instances(options.dataset, options.instance)}
     releases = {name: release for release in load_releases() for name in release.instances}
-    started, proofs, broken = time.monotonic(), [], 0
-    for name in find_buildable(rows.values()):
+    proofs: list[Proof] = []
+    names = find_buildable(rows.values())
+    for name in names:
         try:
             proofs.append(prove(rows[name], releases[name]))
-            print("=", *proofs[-1].row(), flush=True)
         except SandboxError as error:
-            broken += 1
-            print("!", name, error, flush=True)
-        if options.write is not None and proofs:
-            _write(options.write, [*summary(proofs, time.monotonic() - started), "", *table(proofs)])
-    print("\n".join([*summary(proofs, time.monotonic() - started), *table(proofs)]))
-    return 1 if broken or not all(proof.proved for proof in proofs) else 0
+            print(f"{name}: {error}", flush=True)
+            continue
+        print("=", *proofs[-1].row(), flush=True)
+        if options.write is not None:
+            write(options.write, proofs[-1:], releases)
+    print("\n".join(report(proof.row() for proof in proofs)))
+    return 0 if len(proofs) == len(names) and all(proof.proved for proof in proofs) else 1
 
 
 if __name__ == "__main__":

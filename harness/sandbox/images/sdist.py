@@ -173,7 +173,7 @@ def instance_layer(row: Instance, image: str, release: Release, environment: str
         sdist=shlex.quote(release.sdist),
         commit=row.base_commit,
         # A copy in site-packages must be the copy of the tree without the fix.
-        install="" if release.editable else "python -m pip install -q --no-deps --no-build-isolation .",
+        install="" if release.editable else "python -m pip install -q --no-deps --no-build-isolation .\nrm -rf build",
     )
     files = {"/build/test_patch.diff": row.test_patch, "/build/patch.diff": row.patch}
     labels = {"sweq.instance": row.instance_id}
