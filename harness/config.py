@@ -4,12 +4,13 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError
+from harness.sizes import parse_size
 
 LEVELS_FILE = "levels.yaml"
 
@@ -75,6 +76,22 @@ class LevelConfig(_Section):
     description: str = ""
 
 
+class ImagesConfig(_Section):
+    """Where Docker images of instances come from, and how much of the disk they may take."""
+
+    source: Literal["local", "pull", "tar"] = Field(default="local", description="local: what is here already")
+    registry: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[a-z0-9._/-]+)?$",
+        description="HOST[:PORT][/prefix] of a mirror, for source pull; None: Docker Hub",
+    )
+    folder: Path | None = Field(default=None, description="archives of `docker save`, for source tar")
+    disk_budget: Annotated[int, BeforeValidator(parse_size)] | None = Field(
+        default=None, description="bytes, or a size such as 40G, of all images that runs brought; None: what is free"
+    )
+    prefetch: int = Field(default=2, ge=0, description="images brought ahead of their use")
+
+
 class RunConfig(_Section):
     """A whole run: dataset x levels x repeats."""
 
@@ -90,11 +107,27 @@ class RunConfig(_Section):
     agent: AgentConfig = AgentConfig()
     sampling: SamplingConfig = SamplingConfig()
     sandbox: Literal["auto", "docker", "namespace"] = "auto"
+    images: ImagesConfig = ImagesConfig()
     agent_workers: int = Field(default=4, ge=1, description="tasks talking to the model at once")
     grading_workers: int = Field(default=2, ge=1)
     grading_timeout: float = Field(default=1_800.0, gt=0)
     perplexity_text: Path | None = Field(default=None, description="text scored per level; engine endpoints only")
     results: Path = Path("results/runs")
+
+
+def make_images_config(registry: str | None, folder: Path | None, disk_budget: str | None) -> ImagesConfig:
+    """The images section that command-line options stand for: none at all is `local`; a budget alone, Docker Hub."""
+    source = "tar" if folder is not None else "pull" if registry or disk_budget else "local"
+    data = {"source": source, "registry": registry, "folder": folder, "disk_budget": disk_budget}
+    try:
+        images = ImagesConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        wanted = "expected HOST[:PORT][/prefix]" if option == "--registry" else first["ctx"]["error"]
+        raise UserError(f"{option}: {wanted}, not {first['input']!r}") from error
+    check_images("--image-folder", images)
+    return images
 
 
 def describe(section: BaseModel) -> dict[str, Any]:
@@ -194,6 +227,8 @@ def _explain(path: Path, overridden: list[str], error: ValidationError) -> str:
         )
     if first["type"] == "too_short":
         return f"{source}: expected at least {first['ctx']['min_length']} item"
+    if first["type"] == "value_error":
+        return f"{source}: {first['ctx']['error']}, not {first['input']!r}"
     return f"{source}: {first['msg'].lower()}, not {first['input']!r}"
 
 
@@ -202,6 +237,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         "endpoint": EndpointConfig,
         "agent": AgentConfig,
         "sampling": SamplingConfig,
+        "images": ImagesConfig,
         "levels": LevelConfig,
     }
     section = sections[str(location[0])] if location else RunConfig
@@ -224,9 +260,24 @@ def _check(path: Path, config: RunConfig) -> None:
         raise UserError(f"{path}: baseline: {config.baseline!r} is not a level of this run ({', '.join(names)})")
     if config.perplexity_text is not None and not config.perplexity_text.is_file():
         raise UserError(f"{path}: perplexity_text: no file {config.perplexity_text} under {Path.cwd()}")
+    check_images(f"{path}: images", config.images)
     _check_external(path, config.agent)
     check = _check_url if config.endpoint.kind == "url" else _check_engine
     check(path, config)
+
+
+def check_images(where: str, images: ImagesConfig) -> None:
+    """Raise `UserError` where keys of the section contradict one another."""
+    if images.source == "tar" and images.folder is None:
+        raise UserError(f"{where}.folder: needed with source tar: a folder of archives that `docker save` wrote")
+    if images.folder is not None and images.source != "tar":
+        raise UserError(f"{where}.folder: only used with source tar; set that, or remove the key")
+    if images.folder is not None and not images.folder.exists():
+        raise UserError(f"{where}.folder: no folder {images.folder} under {Path.cwd()}")
+    if images.disk_budget is not None and images.source == "local":
+        raise UserError(f"{where}.disk_budget: only used with source pull or tar; set one, or remove the budget")
+    if images.registry is not None and images.source != "pull":
+        raise UserError(f"{where}.registry: only used with source pull; set that, or remove the key")
 
 
 def _check_external(path: Path, agent: AgentConfig) -> None:

@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.report.arms import Arm, find_arms
 from harness.report.guard import check_comparable
 from harness.report.statistics import Interval, Paired, Verdict, compare_paired, decide, holm
-from harness.report.tables import describe_arm
+from harness.report.tables import describe_arm, tampering_notes
 from harness.run.store import write_json
 
 FORMAT = 1
@@ -156,6 +156,7 @@ def comparison_notes(comparisons: Sequence[Comparison], accepted: dict[str, str]
                 f"{comparison.other.label}: McNemar b={table.lost}, c={table.won}, p={_format_p(table.p)}, "
                 f"mid-p={_format_p(table.mid_p)}."
             )
+    notes += tampering_notes([comparisons[0].baseline, *(comparison.other for comparison in comparisons)])
     if any(comparison.baseline.run.is_simulated or comparison.other.run.is_simulated for comparison in comparisons):
         notes.insert(0, "Simulated data: drawn from a random generator, not measured.")
     return notes + [f"Allowed difference in {field}: {difference}." for field, difference in accepted.items()]

@@ -1,6 +1,7 @@
 """The score table: what each level costs and what it solves."""
 
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def score_notes(run: Run) -> list[str]:
         )
     else:
         notes.append("Nothing is excluded.")
+    notes += tampering_notes(list_arms(run))
     missing = [
         f"{level} {len(run.rows[run.rows['level'] == level])} of {run.tasks_per_level}"
         for level in (one["name"] for one in run.record["config"]["levels"])
@@ -103,6 +105,25 @@ def score_notes(run: Run) -> list[str]:
     ]
     if missing:
         notes.append(f"Incomplete run; tasks done: {', '.join(missing)}.")
+    return notes
+
+
+def tampering_notes(arms: Sequence[Arm]) -> list[str]:
+    """Which flags and suspects each arm has, and where the two graders disagree; empty where there is none."""
+    notes = []
+    for arm in arms:
+        tasks = arm.tasks
+        counts = Counter(flag for flags in tasks["flags"] for flag in flags.split())
+        if counts:
+            listed = ", ".join(f"{flag} {count}" for flag, count in sorted(counts.items()))
+            notes.append(f"{arm.label}: flagged tasks (verdicts unchanged): {listed}.")
+        for what, chosen in (
+            ("Suspect, the patch only rewrites outcomes", tasks["suspect"]),
+            ("Verdicts of graders 5.x and 4.1 differ", tasks["resolved"] != tasks["resolved_v4"]),
+        ):
+            if chosen.any():
+                names = ", ".join(sorted(set(tasks["instance_id"][chosen])))
+                notes.append(f"{arm.label}: {what} in {int(chosen.sum())} tasks: {names}.")
     return notes
 
 
