@@ -165,8 +165,8 @@ def report(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> N
 
 @images.command(name="build")
 def build_images(
-    instance: Annotated[list[str] | None, typer.Option("--instance", "-i", help="instance id; may be repeated")] = None,
-    every: Annotated[bool, typer.Option("--all", help="every instance of the data set that can be built")] = False,
+    instance: Instances = None,
+    everything: Annotated[bool, typer.Option("--all", help="every instance of the dataset that can be built")] = False,
     source: Annotated[str, typer.Option(help="sdist: from the package registry's releases")] = "sdist",
     dataset: Dataset = "SWE-bench/SWE-bench_Verified",
 ) -> None:
@@ -174,10 +174,10 @@ def build_images(
     from harness.instances import load_instances
     from harness.sandbox.images.sdist import build, find_buildable
 
-    if every and instance:
-        raise UserError("--all and -i: give one of them")
-    rows = load_instances(dataset, instance or [])
-    result = build(find_buildable(rows) if every else instance or [], rows, source, typer.echo)
+    if bool(instance) == everything:
+        raise UserError("images build: name instances with -i, or take --all")
+    rows = load_instances(dataset, instance or ())
+    result = build(find_buildable(rows) if everything else instance or (), rows, source, typer.echo)
     for image in result.images:
         typer.echo(f"{image.name} {image.digest}")
     for failure in result.failures.values():

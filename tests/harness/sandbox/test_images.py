@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_every_release_pins_all_that_it_names():
     assert {"mwaskom__seaborn-3069", "pallets__flask-5014"} <= known
     assert len(known) >= 25
     assert all(pin.count("==") == 1 for release in releases for pin in release.pins)
+
+
+def test_every_instance_is_on_the_page_of_proofs():
+    page = (Path(__file__).parents[3] / "docs/sdist_images.md").read_text()
+    rows = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("| ")}
+    for release in load_releases():
+        for name in release.instances:
+            assert f"| {release.sdist} | {release.python} | {len(release.pins)} |" in rows[name]
+            assert "| resolved | unresolved |" in rows[name]
 
 
 @pytest.mark.parametrize(
