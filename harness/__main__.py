@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, cast
 
@@ -40,6 +41,9 @@ def evaluate(
     base_url: Annotated[
         str | None, typer.Option(help="a running OpenAI-compatible server instead of the engine")
     ] = None,
+    executor: Annotated[
+        Literal["local", "ray"] | None, typer.Option(help="where agents and tests run; default: the configuration's")
+    ] = None,
     disk_budget: Annotated[str | None, typer.Option(help="of the images that runs bring, such as 40G")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="accepted and implied: the same command always continues")
@@ -51,6 +55,8 @@ def evaluate(
     overrides = list(override or ())
     if base_url is not None:
         overrides += ["endpoint.kind=url", f"endpoint.base_url={base_url}"]
+    if executor is not None:
+        overrides.append(f"executor={executor}")
     if disk_budget is not None:
         overrides.append(f"images.disk_budget={disk_budget}")
     settings = load_config(config, overrides)
@@ -163,6 +169,41 @@ def report(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> N
     typer.echo(write_report(runs))
 
 
+@app.command()
+def rubrics(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="a YAML file such as configs/rubrics.yaml")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="score stored answers, <task>/<sample>.md, without a model")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="folder under results/runs")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="key.sub=value; may be repeated")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder of the scores of --answers")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="with --answers: only this task; may be repeated")
+    ] = None,
+    checkers: Annotated[int, typer.Option(min=1, help="with --answers: answers checked at once")] = 2,
+    checks: Annotated[bool, typer.Option("--checks", help="print how often each check passed")] = False,
+) -> None:
+    """Score five coding tasks by rubric: a model's answers at every level, or stored ones."""
+    from rich.console import Console
+
+    from harness.rubrics.config import load_rubrics_config
+    from harness.rubrics.run import run_rubrics, score_answers
+    from harness.rubrics.table import write_summary
+
+    if (config is None) == (answers is None):
+        raise UserError("name a configuration with -c, or stored answers with --answers")
+    if config is not None:
+        run = run_rubrics(load_rubrics_config(config, override or ()), run_id, typer.echo)
+    elif answers is not None:
+        folder = output or Path("results/runs") / (run_id or f"answers-{answers.resolve().name}")
+        run = score_answers(answers, folder, tuple(task or ()), checkers, typer.echo)
+    for path in write_summary(run, Console(), checks=checks):
+        typer.echo(path)
+
+
 @images.command(name="build")
 def build_images(
     instance: Instances = None,
@@ -260,12 +301,19 @@ def list_images() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    base_url: Annotated[str | None, typer.Option(help="a running server to be asked, too")] = None,
+    api_key: Annotated[str | None, typer.Option(help="its key, or $NAME of an environment variable")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="a configuration whose servers are asked")
+    ] = None,
+) -> None:
     """Check what a run needs: one line each, and how to mend it."""
     from harness.run.doctor import check_all
+    from harness.run.doctor_endpoint import check_servers
 
     healthy = True
-    for check in check_all():
+    for check in chain(check_all(), check_servers(base_url, api_key, config)):
         healthy = healthy and (check.passed or check.optional)
         typer.echo(check.describe())
     raise typer.Exit(0 if healthy else 1)

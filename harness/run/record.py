@@ -17,8 +17,8 @@ from harness.instances import Instance, dataset_hash
 from harness.run.task import derive_seed
 
 _OPERATIONAL: dict[str, tuple[str, ...]] = {
-    "": ("results", "agent_workers", "grading_workers", "images"),
-    "endpoint": ("start_timeout", "request_timeout", "api_key"),
+    "": ("results", "agent_workers", "grading_workers", "levels_at_once", "block", "executor", "images"),
+    "endpoint": ("start_timeout", "request_timeout", "api_key", "host"),
 }
 """Keys, by section, that change how a run is carried out but nothing of what it measures: free to change later."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.config import RunConfig
 from harness.errors import UserError
 from harness.instances import Instance
 from harness.sandbox.base import Sandbox, SandboxFactory
@@ -32,25 +33,43 @@ class RoutingFactory:
         return self._routes[instance.instance_id]
 
 
+def choose_for(config: RunConfig, instances: Sequence[Instance], *, supplied: bool = False) -> SandboxFactory:
+    """`choose` as the run's configuration says: its sandbox, the agent's folders, the Docker host and runtime."""
+    return choose(
+        config.sandbox,
+        instances,
+        config.agent.external.folders if config.agent.external else (),
+        host=config.docker.host,
+        runtime=config.docker.runtime,
+        supplied=supplied,
+    )
+
+
 def choose(
-    kind: Kind, instances: Sequence[Instance], folders: Sequence[Path] = (), *, supplied: bool = False
+    kind: Kind,
+    instances: Sequence[Instance],
+    folders: Sequence[Path] = (),
+    *,
+    host: str | None = None,
+    runtime: str | None = None,
+    supplied: bool = False,
 ) -> SandboxFactory:
     """The factory that can run all of `instances`; raises `UserError` naming the first that it cannot run, and why.
 
     `auto` takes Docker for an instance with an image when a daemon answers, otherwise namespaces when it brings its
     tree along. Images and kernel permissions are checked here, so that a run does not find out hours later.
-    `folders` are shown inside every sandbox, read-only. Images need not be here yet where a supply brings them
-    (`supplied`).
+    `folders` are shown inside every sandbox, read-only. `host` and `runtime` are those of `DockerFactory`.
+    Images need not be here yet where a supply brings them (`supplied`).
     """
     if kind == "docker":
-        return _docker_for(instances, folders, supplied)
+        return _docker_for(instances, folders, host, runtime, supplied)
     if kind == "namespace":
         return _namespace_for(instances, folders)
     with_image = [instance for instance in instances if instance.image is not None]
     try:
-        docker = _docker_for(with_image, folders, supplied) if with_image else None
+        docker = _docker_for(with_image, folders, host, runtime, supplied) if with_image else None
     except UserError:
-        if any(instance.tree is None for instance in with_image):
+        if host or runtime or any(instance.tree is None for instance in with_image):
             raise
         docker, with_image = None, []
     others = [instance for instance in instances if instance not in with_image]
@@ -79,8 +98,10 @@ def describe(factory: SandboxFactory, instances: Sequence[Instance], *, supplied
     return {"names": used, "images": images}
 
 
-def _docker_for(instances: Sequence[Instance], folders: Sequence[Path], supplied: bool) -> DockerFactory:
-    factory = DockerFactory(folders=folders)
+def _docker_for(
+    instances: Sequence[Instance], folders: Sequence[Path], host: str | None, runtime: str | None, supplied: bool
+) -> DockerFactory:
+    factory = DockerFactory(folders=folders, host=host, runtime=runtime)
     for instance in instances:
         if instance.image is None or not supplied:
             factory.identity(instance)

@@ -55,8 +55,9 @@ def commit_layer(client: docker.DockerClient, layer: Layer) -> None:
 
     Raises `SandboxError` with the script's last line when it fails.
     """
-    command = ["-c", "while :; do sleep infinity & wait $!; done"]
-    container = client.containers.run(layer.parent, command, entrypoint=["bash"], detach=True, network_mode="host")
+    # No entrypoint: the image would inherit it, and the official runner starts its containers with a command alone.
+    command = ["bash", "-c", "while :; do sleep infinity & wait $!; done"]
+    container = client.containers.run(layer.parent, command, detach=True, network_mode="host")
     with DockerSandbox(container) as box:
         for path, text in layer.files.items():
             box.write_file(path, text.encode())
