@@ -31,7 +31,7 @@ from docker.utils import kwargs_from_env, parse_host
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
 from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecResult
-from harness.sandbox.frames import End, drain
+from harness.sandbox.frames import End, drain, take_read_ahead
 from harness.sandbox.layer import LayerCeiling
 from harness.sandbox.limits import Limits
 from harness.sandbox.namespace import listen_inside
@@ -116,7 +116,7 @@ class DockerSandbox:
         connection = self._api.exec_start(handle, socket=True)
         stream = getattr(connection, "_sock", connection)
         try:
-            end = drain(stream, captured, deadline, self._ceiling)
+            end = drain(stream, captured, deadline, self._ceiling, take_read_ahead(connection))
         finally:
             # Before any restart: a daemon that waits for its output to be read does not see the processes' ends.
             with contextlib.suppress(OSError):

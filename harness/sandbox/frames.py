@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from enum import Enum, auto
+from typing import Any
 
 from harness.sandbox.layer import LayerCeiling
 from harness.sandbox.output import CappedOutput
@@ -18,9 +19,36 @@ class End(Enum):
     DISK = auto()
 
 
-def drain(connection: socket.socket, captured: CappedOutput, deadline: float, ceiling: LayerCeiling | None) -> End:
-    """Feed `captured` until the command's output ends, the deadline passes or the disk ceiling is exceeded."""
+def take_read_ahead(connection: Any) -> bytes:
+    """What the HTTP client read of the stream along with the answer's headers, for `exec_start(socket=True)`.
+
+    The client keeps it in a buffer of its own, where a reader of the bare socket never finds it: a command that speaks
+    at once would lose its first words.
+    """
+    reader = connection._response.raw._fp.fp
+    stream = getattr(connection, "_sock", connection)
+    timeout = stream.gettimeout()
+    stream.settimeout(0)
+    try:
+        return bytes(reader.peek())
+    finally:
+        stream.settimeout(timeout)
+
+
+def drain(
+    connection: socket.socket,
+    captured: CappedOutput,
+    deadline: float,
+    ceiling: LayerCeiling | None,
+    read_ahead: bytes,
+) -> End:
+    """Feed `captured` until the command's output ends, the deadline passes or the disk ceiling is exceeded.
+
+    `read_ahead` is what of the stream was taken from `connection` before.
+    """
     frames = _Frames()
+    for payload in frames.split(read_ahead):
+        captured.feed(payload)
     while (left := deadline - time.monotonic()) > 0:
         ready, _, _ = select.select([connection], [], [], min(left, 1.0) if ceiling else left)
         if ready:
