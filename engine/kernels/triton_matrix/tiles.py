@@ -121,13 +121,17 @@ def product(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    first=0,
+    COLUMNS: tl.constexpr = 0,
 ):
     """Float32 [BM, BN]: rows `rows` int64 [BM] of x bfloat16 [., K] times rows `cols` [BN] of W [N, K].
 
     Zeros where a row does not `exist` [BM]. `BK` columns a step, which have one scale: 128 for FP8, the group for int4.
+    Of the columns, `COLUMNS` from `first` on, or all.
     """
     acc = tl.zeros((BM, BN), tl.float32)
-    for k in tl.range(0, K, BK):
+    for step in tl.range(0, COLUMNS if COLUMNS else K, BK):
+        k = first + step
         at = rows[:, None] * K + (k + tl.arange(0, BK))[None, :]
         activations = tl.load(x + at, mask=exist[:, None], other=0.0)
         if FORMAT == "int4":
@@ -202,15 +206,3 @@ def row_terms(x, weights, scale, zero, FORMAT: tl.constexpr, GROUP: tl.constexpr
         else:
             sums = tl.sum(terms, 1) * scale
     return sums
-
-
-@triton.jit
-def row_product(
-    x, w, s, cols, N, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
-):
-    """Float32 [BN]: one row bfloat16 [K] at `x` times rows `cols` [BN] of W [N, K], `BK` columns at a time."""
-    acc = tl.zeros((BN,), tl.float32)
-    for k in tl.static_range(0, K, BK):
-        weights, scale, zero = load_rows(w, s, cols, N, K, k, FORMAT, GROUP, BK)
-        acc += row_terms(tl.load(x + k + tl.arange(0, BK)), weights, scale, zero, FORMAT, GROUP, BN, BK)
-    return acc
