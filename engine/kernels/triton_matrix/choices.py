@@ -31,10 +31,12 @@ def choice_products(
             pair = s[:, None, None] + ((groups[None, :] * N + cols[:, None]) * 2)[None, :, :]
             scale = tl.load(pair, mask=here, other=0.0).to(tl.float32)
             zero = tl.load(pair + 1, mask=here, other=0.0).to(tl.float32)
-            even, odd = tl.split(tl.reshape(activations.to(tl.float32), (CHOICES, BK // 2, 2)))
+            halves = tl.reshape(activations.to(tl.float32), (CHOICES, GROUPS, 2, GROUP // 2))
+            early, late = tl.split(tl.permute(halves, (0, 1, 3, 2)))
             low, high = nibbles(codes, activations.dtype)
-            terms = low.to(tl.float32) * even[:, None, :] + high.to(tl.float32) * odd[:, None, :]
-            totals = tl.sum(tl.reshape(even + odd, (CHOICES, GROUPS, GROUP // 2)), 2)
+            terms = low.to(tl.float32) * tl.reshape(early, (CHOICES, BK // 2))[:, None, :]
+            terms += high.to(tl.float32) * tl.reshape(late, (CHOICES, BK // 2))[:, None, :]
+            totals = tl.sum(early + late, 2)
             sums = tl.sum(tl.reshape(terms, (CHOICES, BN, GROUPS, GROUP // 2)), 3)
             acc += tl.sum(sums * scale + totals[:, None, :] * zero, 2)
         else:

@@ -62,7 +62,7 @@ def packed(rows: int, columns: int, format: str) -> tuple[Packed, Tensor]:
     made = pack(torch.randn(rows, columns, device=DEVICE) * columns**-0.5, format)
     values = dequantize(made).double()
     if format == "int4" and not GPU:
-        made.tensors["codes"] = int4.pack_row_order(int4.unpack_codes(made.tensors["codes"]))
+        made.tensors["codes"] = int4.pack_halves(int4.unpack_codes(made.tensors["codes"]), made.group // 2)
     return made, values
 
 
