@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UserError
-from harness.report.statistics import Sample
+from harness.report.figures import Sample
 from harness.run.outcome import Outcome
 from harness.run.paths import RunPaths
 from harness.run.rows import COLUMNS

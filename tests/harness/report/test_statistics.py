@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness.report import statistics
+from harness.report import resampling, statistics
+from harness.report.figures import Sample
+from harness.report.resampling import sign_flip
 from harness.report.statistics import (
-    Sample,
     compare_paired,
     decide,
     detectable_difference,
     estimate_score,
     holm,
     mcnemar,
-    sign_flip,
     wilson,
 )
 
@@ -68,7 +68,7 @@ def test_mcnemar_is_symmetric_and_mid_p_is_smaller(lost, won):
 
 
 def test_sign_flip_is_fisher_s_exact_count(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 2**15)
+    monkeypatch.setattr(resampling, "RESAMPLES", 2**15)
     assert sign_flip(DARWIN) == pytest.approx(1726 / 32768)
 
 
@@ -160,7 +160,7 @@ def draw_levels(rng, n, repeats, gain=0.0):
 
 @pytest.mark.parametrize("repeats", [1, 4])
 def test_intervals_cover_and_tests_keep_their_level(repeats, monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 399)
+    monkeypatch.setattr(resampling, "RESAMPLES", 399)
     rng = np.random.default_rng(5)
     runs, n, gain = 250, 150, 0.05
     covered_t = covered_b = covered_score = rejected = 0
