@@ -11,8 +11,8 @@ from rich.text import Text
 
 from harness.errors import UserError
 from harness.report.arms import Arm, find_arms
-from harness.report.guard import check_comparable
 from harness.report.figures import Interval
+from harness.report.guard import check_comparable
 from harness.report.sensitivity import Details, find_details
 from harness.report.statistics import Paired, Verdict, compare_paired, decide, holm
 from harness.report.tables import describe_arm

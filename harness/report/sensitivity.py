@@ -1,4 +1,4 @@
-"""Does the comparison hang on a choice? The same difference with other tasks counted, and within groups of instances."""
+"""Does a comparison hang on a choice? The same difference with other tasks counted, and in groups of instances."""
 
 import math
 from collections.abc import Sequence
