@@ -31,8 +31,18 @@ class Study:
 def examine(run: Run, margin: float = DEFAULT_MARGIN) -> Study:
     """Everything that one run says; `margin` of equivalence as a fraction."""
     arms = [arm for arm in list_arms(run) if len(arm.answers)]
-    comparisons = compare_arms(arms, find_baseline(arms), margin) if len(arms) > 1 else []
+    comparable = _find_comparable(arms)
+    comparisons = compare_arms(comparable, comparable[0], margin) if len(comparable) > 1 else []
     return Study(run, arms, score_rows(run), comparisons, margin)
+
+
+def _find_comparable(arms: list[Arm]) -> list[Arm]:
+    """The baseline, then the arms that answered an instance that it answered too."""
+    if not arms:
+        return []
+    baseline = find_baseline(arms)
+    known = set(baseline.answers["instance_id"])
+    return [baseline, *(arm for arm in arms if arm is not baseline and known & set(arm.answers["instance_id"]))]
 
 
 def state_finding(study: Study) -> str:
@@ -50,6 +60,8 @@ def state_finding(study: Study) -> str:
     if len(study.arms) == 1:
         share = format_share(scores["score"].max())
         return f"{study.arms[0].level} solves {share}% of {instances} instances of {dataset}."
+    if not study.comparisons:
+        return "No two levels have answered the same instance yet."
     groups = [[one for one in study.comparisons if one.verdict.word == word] for word in WORDS]
     base = study.comparisons[0].baseline.level
     return f"Against {base}: {'; '.join(_state_group(group) for group in groups if group)}."
