@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from harness.report.figures import Estimate, Interval, Sample, Vector
-from harness.report.resampling import bootstrap_mean, bootstrap_nested, sign_flip
+from harness.report.resampling import bootstrap_mean, sign_flip
 
 POWER = 0.8
 
@@ -72,14 +72,14 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 def estimate_score(arm: Sample, confidence: float = 0.95) -> Estimate:
     """Mean over instances of their share of solved repeats.
 
-    Wilson for one repeat, nested bootstrap (instances, then repeats within) for more; where all instances agree the
-    bootstrap knows no spread, and Wilson over instances, which is wider, stands in.
+    Wilson for one repeat, BCa bootstrap over instances for more, whose repeats travel with them; where all instances
+    agree the bootstrap knows no spread, and Wilson over instances, which is wider, stands in.
     """
     n = len(arm.means)
     value = float(arm.means.mean()) if n else 0.0
     if arm.is_single or np.ptp(arm.means) == 0:
         return Estimate(value, wilson(round(value * n), n, confidence), "Wilson")
-    return Estimate(value, bootstrap_nested(arm.means, arm.repeats, confidence), "nested bootstrap over instances")
+    return Estimate(value, bootstrap_mean(arm.means, confidence), "BCa bootstrap over instances, repeats nested")
 
 
 def mcnemar(lost: int, won: int) -> McNemar:

@@ -37,7 +37,7 @@ def test_repeats_are_nested_in_instances(fake_store):
     root = fake_store(levels=["bf16"], instances=40, repeats=5)
     (row,) = score_rows(load_run(root)).to_dict("records")
     pooled_half_width = 1.96 * (row["score"] * (1 - row["score"]) / 200) ** 0.5
-    assert row["method"].startswith("nested bootstrap")
+    assert row["method"].startswith("BCa")
     assert row["high"] - row["low"] > 2 * pooled_half_width * 1.3
 
 
