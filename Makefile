@@ -8,13 +8,14 @@ export OMP_WAIT_POLICY ?= PASSIVE
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup setup-dev eval compare report test lint bench clean
+.PHONY: help setup setup-dev eval compare report rubrics rubrics-setup test lint bench clean
 
 help:
 	@echo 'make setup    make .venv with the engine, the harness and the demo model'
 	@echo 'make eval     run CONFIG (default configs/demo.yaml): serve, solve, grade, table, plot'
 	@echo 'make compare  compare the levels of the newest run (RUN=results/runs/NAME for another)'
 	@echo 'make report   write report.html and the plots of the newest run'
+	@echo 'make rubrics  score the five rubric tasks at every level of configs/rubrics.yaml (RUBRICS=FILE for another)'
 	@echo 'make test     run all tests that this machine can run; the others say why not'
 	@echo 'make lint     ruff, mypy --strict, import-linter'
 	@echo 'make bench    measure decode and prefill beside the limit of this machine'
@@ -55,6 +56,19 @@ compare: $(VENV)/.setup
 report: $(VENV)/.setup
 	@echo '== sweq report'
 	@$(BIN)/sweq report $(or $(RUN),$$(ls -td results/runs/*/ | head -n 1)) $(ARGS)
+
+.rubrics/.setup: harness/rubrics/node/package.json harness/rubrics/node/package-lock.json
+	@echo '== installing what the rubric tasks are checked with into .rubrics'
+	@command -v npm >/dev/null || { echo 'make: npm is needed; on Debian: apt-get install nodejs npm' >&2; exit 2; }
+	@mkdir -p .rubrics && cp harness/rubrics/node/package.json harness/rubrics/node/package-lock.json .rubrics/
+	@cd .rubrics && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+rubrics-setup: .rubrics/.setup
+
+rubrics: $(VENV)/.setup .rubrics/.setup
+	@echo '== sweq rubrics'
+	@$(BIN)/sweq rubrics -c $(or $(RUBRICS),configs/rubrics.yaml) $(ARGS)
 
 test: $(VENV)/.setup-dev
 	@echo '== pytest'

@@ -3,12 +3,13 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.errors import UserError
+from engine.errors import LostRankError, UserError
 
 if TYPE_CHECKING:
     from engine.llm import LLM
@@ -27,6 +28,9 @@ Model = Annotated[
 ]
 Quant = Annotated[str, typer.Option(help="f32, bf16, fp8, int8, int4 or as-stored")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one")]
+Ranks = Annotated[
+    int, typer.Option("--tensor-parallel-size", min=1, help="processes that share each layer; on GPUs one GPU each")
+]
 MaxContext = Annotated[int | None, typer.Option(help="tokens of prompt and completion; default: the model's own")]
 
 
@@ -40,6 +44,7 @@ def generate(
     top_p: Annotated[float, typer.Option(help="probability that the candidates make up together")] = 1.0,
     top_k: Annotated[int, typer.Option(help="number of candidates; 0 for all")] = 0,
     seed: Annotated[int | None, typer.Option(help="makes a sampled text repeatable")] = None,
+    tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:
     """Continue a text and print what follows it."""
@@ -47,7 +52,8 @@ def generate(
 
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
     params.check()
-    completion = _load(model, quant, device, max_running=1).generate(prompt, params)[0]
+    limits = {"max_running": 1, "tensor_parallel_size": tensor_parallel_size}
+    completion = _load(model, quant, device, **limits).generate(prompt, params)[0]
     if completion.error is not None:
         raise UserError(f"generation failed: {completion.error}")
     typer.echo(completion.text)
@@ -83,6 +89,7 @@ def serve(
     state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots on the device")] = None,
     host_state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots in host memory")] = None,
     swap: Annotated[float | None, typer.Option(help="GiB of host memory for preempted requests")] = None,
+    tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:
     """Serve the model over an OpenAI-compatible API until SIGTERM or Ctrl-C."""
@@ -111,6 +118,7 @@ def serve(
             state_cache_bytes=_bytes(state_cache, "--state-cache"),
             host_state_cache_bytes=_bytes(host_state_cache, "--host-state-cache"),
             swap_bytes=_bytes(swap, "--swap"),
+            tensor_parallel_size=tensor_parallel_size,
             device=device or default_device(),
         ),
         api_keys=collect_keys(api_key or (), api_key_file),
@@ -129,6 +137,7 @@ def perplexity(
     reference: Annotated[str | None, typer.Option(help="a model to measure the divergence from")] = None,
     reference_quant: Annotated[str, typer.Option(help="level of the reference")] = "f32",
     window: Annotated[int, typer.Option(help="tokens that are scored together")] = 1024,
+    tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:
     """Print the perplexity over a text as JSON and, with --reference, the divergence from that model."""
@@ -137,7 +146,8 @@ def perplexity(
     content = _read_text(text)
     limits = {"max_running": 1, "max_context": window, "prefix_cache": False}
     other = _load(reference, reference_quant, device, **limits) if reference is not None else None
-    figures = measure(_load(model, quant, device, **limits), content, window, other)
+    llm = _load(model, quant, device, tensor_parallel_size=tensor_parallel_size, **limits)
+    figures = measure(llm, content, window, other)
     _print_json({"model": model, "quant": quant, "text": str(text), "reference": reference} | figures)
 
 
@@ -148,13 +158,17 @@ def bench_decode(
     batch: Annotated[int, typer.Option(help="sequences decoded together")] = 1,
     prompt: Annotated[int, typer.Option(help="tokens in the context of each when it starts")] = 32,
     tokens: Annotated[int, typer.Option(help="tokens generated for each")] = 64,
+    tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:
     """Print decoded tokens per second as JSON."""
     from engine.measure.throughput import decode
 
-    llm = _load(model, quant, device, max_running=batch, max_context=prompt + tokens)
-    _print_json(decode(llm, batch, prompt, tokens))
+    def measure(llm: "LLM") -> dict[str, Any]:
+        return decode(llm, batch, prompt, tokens)
+
+    limits = {"max_running": batch, "max_context": prompt + tokens}
+    _print_json(_beside_one(model, quant, device, tensor_parallel_size, limits, measure))
 
 
 @bench.command(name="prefill")
@@ -162,12 +176,14 @@ def bench_prefill(
     model: Model,
     quant: Quant = "as-stored",
     tokens: Annotated[int, typer.Option(help="tokens of the prompt")] = 1024,
+    tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:
     """Print prompt tokens per second as JSON."""
     from engine.measure.throughput import prefill
 
-    _print_json(prefill(_load(model, quant, device, max_running=1, max_context=tokens + 1), tokens))
+    limits = {"max_running": 1, "max_context": tokens + 1}
+    _print_json(_beside_one(model, quant, device, tensor_parallel_size, limits, lambda llm: prefill(llm, tokens)))
 
 
 @bench.command(name="roofline")
@@ -206,6 +222,7 @@ def bench_sweep(
     out: Annotated[Path, typer.Option(help="directory of the JSON, the table and the plot")] = Path(
         "results/benchmarks"
     ),
+    tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:
     """Measure decode and prefill over batches and lengths; write JSON, a Markdown table and a plot."""
@@ -213,7 +230,8 @@ def bench_sweep(
 
     counts, lengths = _numbers("--batches", batches), _numbers("--prompts", prompts)
     limits = {"max_running": max(counts), "max_context": max(*lengths, context) + tokens + 1, "prefix_cache": False}
-    llm = _load(model, quant, device, max_step_tokens=max(8192, *counts), **limits)
+    limits |= {"max_step_tokens": max(8192, *counts), "tensor_parallel_size": tensor_parallel_size}
+    llm = _load(model, quant, device, **limits)
     result = sweep(llm, counts, context, lengths, tokens, repeats)
     files = write(result, out, f"{model.split(':')[-1].replace('/', '-')}-{quant}")
     typer.echo(table(result) + "\n" + "\n".join(map(str, files)))
@@ -233,6 +251,7 @@ def bench_agent(
     check: Annotated[
         bool, typer.Option("--check", help="run again without the cache; status 1 if texts differ")
     ] = False,
+    tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:
     """Replay an agent's conversations and print as JSON what the cache saved."""
@@ -243,7 +262,8 @@ def bench_agent(
 
     def run(cached: bool) -> dict[str, Any]:
         limits = {"max_running": conversations, "max_context": trace.context, "deterministic": deterministic}
-        return replay(_load(model, quant, device, prefix_cache=cached, **limits), trace)
+        limits["prefix_cache"] = cached
+        return _beside_one(model, quant, device, tensor_parallel_size, limits, lambda llm: replay(llm, trace))
 
     figures = run(prefix_cache)
     if not check:
@@ -256,13 +276,22 @@ def bench_agent(
 
 
 @app.command()
-def inspect(model: Model, quant: Quant = "as-stored") -> None:
-    """Print what the model is and the bytes its weights take in memory, per class of tensors, as JSON."""
+def inspect(model: Model, quant: Quant = "as-stored", tensor_parallel_size: Ranks = 1) -> None:
+    """Print what the model is and the bytes its weights take in memory, per class of tensors, as JSON.
+
+    With --tensor-parallel-size also the bytes of each rank, whose parts are loaded one after another.
+    """
     from engine.weights.loader import load, memory_report
 
-    checkpoint = load(model, quant)
-    report = memory_report(checkpoint)
-    _print_json(checkpoint.identity | {"bytes_by_class": report, "bytes": sum(report.values())})
+    reports: list[dict[str, int]] = []
+    identity: dict[str, Any] = {}
+    for rank in range(tensor_parallel_size):
+        checkpoint = load(model, quant, "cpu", rank, tensor_parallel_size)
+        reports.append(memory_report(checkpoint))
+        identity = identity or checkpoint.identity
+    totals = {kind: sum(report.get(kind, 0) for report in reports) for kind in reports[0]}
+    parts = {} if tensor_parallel_size == 1 else {"bytes_by_rank": [sum(report.values()) for report in reports]}
+    _print_json(identity | {"bytes_by_class": totals, "bytes": sum(totals.values())} | parts)
 
 
 @app.command()
@@ -275,6 +304,35 @@ def quantize(
     from engine.weights.writer import quantize as write
 
     typer.echo(write(src, dst, format))
+
+
+def _beside_one(
+    model: str,
+    quant: str,
+    device: str | None,
+    size: int,
+    limits: dict[str, Any],
+    measure: Callable[["LLM"], dict[str, Any]],
+) -> dict[str, Any]:
+    """Figures of a model over `size` ranks and, if there are several, of one rank in the same run beside them."""
+    llm = _load(model, quant, device, tensor_parallel_size=size, **limits)
+    try:
+        figures = measure(llm)
+    finally:
+        llm.close()
+    if size == 1:
+        return figures
+    del llm
+    figures["tensor_parallel_size"] = size
+    try:
+        one = measure(_load(model, quant, device, **limits))
+    except UserError as error:
+        return figures | {"one_rank": f"cannot be measured: {error}"}
+    ratio = {key: figures[key] / one[key] for key in _SPEEDS if one.get(key) and figures.get(key)}
+    return figures | {"one_rank": one, "ratio_to_one_rank": ratio}
+
+
+_SPEEDS = ("tokens_per_second", "wall_seconds")
 
 
 def _load(model: str, quant: str, device: str | None, **limits: Any) -> "LLM":
@@ -313,7 +371,7 @@ def _print_json(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run the command line: a user's mistake is one line on stderr and exit status 2."""
+    """Run the command line: a user's mistake is one line on stderr and exit status 2, a lost rank and 1."""
     # The engine shares its cores with sandboxes and tests. A worker of the OpenMP pool that spins for milliseconds at
     # every barrier takes the core from the very thread it waits for; one that sleeps at once needs 50 us to wake up,
     # 100 times per token. So spin for about as long as waking up takes. Only GNU's library reads this name.
@@ -323,6 +381,9 @@ def main() -> None:
     except UserError as error:
         print(f"sweq-engine: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except LostRankError as error:
+        print(f"sweq-engine: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -110,6 +110,9 @@ class EngineConfig:
     is free. `deterministic` cuts prompts into tiles of `prefill_tile` tokens, a multiple of 64, and runs each sequence
     alone: slower, but on CPU the logits of a request are then the same, bit for bit, whatever is cached and whoever
     else is served. `cuda_graphs` False launches decode steps kernel by kernel.
+
+    `tensor_parallel_size` processes hold a share of each layer, on GPUs one each; a step that takes longer than
+    `collective_timeout` seconds counts as a lost one.
     """
 
     block_size: int = 16
@@ -125,6 +128,8 @@ class EngineConfig:
     prefill_tile: int = 128
     delta_state_dtype: Literal["float32", "bfloat16"] = "float32"
     cuda_graphs: bool = True
+    tensor_parallel_size: int = 1
+    collective_timeout: float = 120.0
     device: str = "cpu"
 
     @property

@@ -12,6 +12,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read: truncated, a tensor missing or of the wrong shape, an unknown type."""
 
 
+class LostRankError(Exception):
+    """A process that holds a part of the model has ended or does not answer: the engine cannot go on."""
+
+
 class RequestError(UserError):
     """A request that cannot be served as asked. `param` names the field; `code` is the API's machine-readable word."""
 

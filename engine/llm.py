@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from engine.config import EngineConfig
-from engine.core.engine import Engine
+from engine.core.engine import load_engine
 from engine.core.request import Completion, Request, SamplingParams, StepOutput
 from engine.errors import UserError
-from engine.weights.loader import load
 
 Prompts = str | Sequence[str] | Sequence[Sequence[int]]
 
@@ -19,14 +18,19 @@ class LLM:
     """A model at a quantization level, ready to generate.
 
     `model` is a directory, a `.gguf` file, a hub id, `package:<package>/<file>` or `synthetic:<shape>`; `device` None
-    takes a GPU when there is one; further keywords are fields of `EngineConfig`. UserError for what cannot be loaded.
+    takes a GPU when there is one; further keywords are fields of `EngineConfig`, e.g. `tensor_parallel_size=2`, whose
+    processes end with this one or at `close`. UserError for what cannot be loaded.
     """
 
     def __init__(self, model: str, quant: str = "as-stored", device: str | None = None, **limits: Any) -> None:
         device = device or default_device()
-        self.checkpoint = load(model, quant, device)
+        self.engine = load_engine(model, quant, EngineConfig(device=device, **limits))
+        self.checkpoint = self.engine.checkpoint
         self.tokenizer = self.checkpoint.tokenizer
-        self.engine = Engine(self.checkpoint, EngineConfig(device=device, **limits))
+
+    def close(self) -> None:
+        """End the processes of a model over several ranks; it cannot be used afterwards."""
+        self.engine.close()
 
     def generate(
         self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None

@@ -4,14 +4,16 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError
+from harness.sizes import parse_size
 
 LEVELS_FILE = "levels.yaml"
+S = TypeVar("S", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -61,6 +63,7 @@ class EndpointConfig(_Section):
     max_context: int | None = None
     request_timeout: float = Field(default=1_800.0, gt=0)
     start_timeout: float = Field(default=600.0, gt=0)
+    host: str = Field(default="127.0.0.1", description="address at which a started engine listens and is asked")
     engine_command: tuple[str, ...] = Field(default=("sweq-engine",), min_length=1)
     engine_args: tuple[str, ...] = Field(default=(), description="added to `sweq-engine serve`")
 
@@ -73,6 +76,31 @@ class LevelConfig(_Section):
     model: str | None = None
     base_url: str | None = None
     description: str = ""
+
+
+class DockerConfig(_Section):
+    """Which daemon makes the containers, and what runs them."""
+
+    host: str | None = Field(
+        default=None, min_length=1, description="unix:///run/podman/podman.sock, ...; None: what DOCKER_HOST says"
+    )
+    runtime: str | None = Field(default=None, min_length=1, description="runsc, ...; None: the daemon's default")
+
+
+class ImagesConfig(_Section):
+    """Where Docker images of instances come from, and how much of the disk they may take."""
+
+    source: Literal["local", "pull", "tar"] = Field(default="local", description="local: what is here already")
+    registry: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[a-z0-9._/-]+)?$",
+        description="HOST[:PORT][/prefix] of a mirror, for source pull; None: Docker Hub",
+    )
+    folder: Path | None = Field(default=None, description="archives of `docker save`, for source tar")
+    disk_budget: Annotated[int, BeforeValidator(parse_size)] | None = Field(
+        default=None, description="bytes, or a size such as 40G, of all images that runs brought; None: what is free"
+    )
+    prefetch: int = Field(default=2, ge=0, description="images brought ahead of their use")
 
 
 class RunConfig(_Section):
@@ -90,11 +118,44 @@ class RunConfig(_Section):
     agent: AgentConfig = AgentConfig()
     sampling: SamplingConfig = SamplingConfig()
     sandbox: Literal["auto", "docker", "namespace"] = "auto"
+    docker: DockerConfig = DockerConfig()
+    images: ImagesConfig = ImagesConfig()
     agent_workers: int = Field(default=4, ge=1, description="tasks talking to the model at once")
     grading_workers: int = Field(default=2, ge=1)
     grading_timeout: float = Field(default=1_800.0, gt=0)
+    levels_at_once: int | None = Field(
+        default=None,
+        ge=1,
+        description="levels whose servers are up at once, each instance going through all of them before the next one; "
+        "None: 1 with endpoint.kind engine, all with url. The others take turns, a block of instances each",
+    )
+    block: int | None = Field(
+        default=None,
+        ge=1,
+        description="instances of a repeat before other levels take their turn; None: all. Smaller blocks leave more "
+        "instances that all levels have answered after an early stop, and start servers more often",
+    )
+    executor: Literal["local", "ray"] = Field(default="local", description="ray: agents and tests on a Ray cluster")
     perplexity_text: Path | None = Field(default=None, description="text scored per level; engine endpoints only")
+    divergence: bool = Field(
+        default=False, description="measure the divergence from the baseline too; two levels are in memory then"
+    )
     results: Path = Path("results/runs")
+
+
+def make_images_config(registry: str | None, folder: Path | None, disk_budget: str | None) -> ImagesConfig:
+    """The images section that command-line options stand for: none at all is `local`; a budget alone, Docker Hub."""
+    source = "tar" if folder is not None else "pull" if registry or disk_budget else "local"
+    data = {"source": source, "registry": registry, "folder": folder, "disk_budget": disk_budget}
+    try:
+        images = ImagesConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        option = "--" + str(first["loc"][0]).replace("_", "-")
+        wanted = "expected HOST[:PORT][/prefix]" if option == "--registry" else first["ctx"]["error"]
+        raise UserError(f"{option}: {wanted}, not {first['input']!r}") from error
+    check_images("--image-folder", images)
+    return images
 
 
 def describe(section: BaseModel) -> dict[str, Any]:
@@ -108,16 +169,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     A level is a mapping, or a plain string: a name of `levels.yaml` beside the file, or the quant itself where there
     is no such file. Raises `UserError`, one line that names the file, the key and what would be right.
     """
+    config = load_settings(path, overrides, RunConfig)
+    check_run(path, config)
+    return config
+
+
+def load_settings(path: Path, overrides: Sequence[str], kind: type[S]) -> S:
+    """The settings of `kind` that `path` holds, overridden as for `load_config`; raises `UserError` as it does."""
     data = _read_mapping(path)
     keys = [_override(data, override) for override in overrides]
     if isinstance(data.get("levels"), list):
         data["levels"] = _resolve_levels(path, data["levels"])
     try:
-        config = RunConfig.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        raise UserError(_explain(path, keys, error)) from error
-    _check(path, config)
-    return config
+        raise UserError(_explain(path, keys, error, kind)) from error
 
 
 def read_api_key(endpoint: EndpointConfig) -> str | None:
@@ -179,35 +245,40 @@ def _resolve_level(path: Path, file: Path, known: dict[str, Any] | None, name: s
     return {"name": name, **known[name]}
 
 
-def _explain(path: Path, overridden: list[str], error: ValidationError) -> str:
+def _explain(path: Path, overridden: list[str], error: ValidationError, kind: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     source = f"--set {key}" if key in overridden else f"{path}: {key}"
     if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1])
+        known = _known_keys(first["loc"][:-1], kind)
         return f"{source}: unknown key{_suggest(str(first['loc'][-1]), known)}; known here: {', '.join(known)}"
     if first["type"] == "missing":
         return f"{source}: missing, and it has no default"
     if first["type"] == "model_type":
         return (
-            f"{source}: expected a mapping with some of {', '.join(_known_keys(first['loc']))}; not {first['input']!r}"
+            f"{source}: expected a mapping with some of {', '.join(_known_keys(first['loc'], kind))}; "
+            f"not {first['input']!r}"
         )
     if first["type"] == "too_short":
         return f"{source}: expected at least {first['ctx']['min_length']} item"
+    if first["type"] == "value_error":
+        return f"{source}: {first['ctx']['error']}, not {first['input']!r}"
     return f"{source}: {first['msg'].lower()}, not {first['input']!r}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {
-        "endpoint": EndpointConfig,
-        "agent": AgentConfig,
-        "sampling": SamplingConfig,
-        "levels": LevelConfig,
-    }
-    section = sections[str(location[0])] if location else RunConfig
-    if location[:2] == ("agent", "external"):
-        section = ExternalConfig
-    return list(section.model_fields)
+def _known_keys(location: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]:
+    """The keys of the section at `location`, found by following the fields' types down from `kind`."""
+    for part in location:
+        if isinstance(part, str) and part in kind.model_fields:
+            kind = _find_section(kind.model_fields[part].annotation) or kind
+    return list(kind.model_fields)
+
+
+def _find_section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds: itself, one of a tuple, or optional."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _find_section(part))), None)
 
 
 def _suggest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
@@ -215,7 +286,8 @@ def _suggest(name: str, known: Sequence[str] | dict[str, Any]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _check(path: Path, config: RunConfig) -> None:
+def check_run(path: Path, config: RunConfig) -> None:
+    """Raise `UserError` where keys that are right by themselves do not fit one another."""
     names = [level.name for level in config.levels]
     for name in names:
         if names.count(name) > 1:
@@ -224,9 +296,24 @@ def _check(path: Path, config: RunConfig) -> None:
         raise UserError(f"{path}: baseline: {config.baseline!r} is not a level of this run ({', '.join(names)})")
     if config.perplexity_text is not None and not config.perplexity_text.is_file():
         raise UserError(f"{path}: perplexity_text: no file {config.perplexity_text} under {Path.cwd()}")
+    check_images(f"{path}: images", config.images)
     _check_external(path, config.agent)
     check = _check_url if config.endpoint.kind == "url" else _check_engine
     check(path, config)
+
+
+def check_images(where: str, images: ImagesConfig) -> None:
+    """Raise `UserError` where keys of the section contradict one another."""
+    if images.source == "tar" and images.folder is None:
+        raise UserError(f"{where}.folder: needed with source tar: a folder of archives that `docker save` wrote")
+    if images.folder is not None and images.source != "tar":
+        raise UserError(f"{where}.folder: only used with source tar; set that, or remove the key")
+    if images.folder is not None and not images.folder.exists():
+        raise UserError(f"{where}.folder: no folder {images.folder} under {Path.cwd()}")
+    if images.disk_budget is not None and images.source == "local":
+        raise UserError(f"{where}.disk_budget: only used with source pull or tar; set one, or remove the budget")
+    if images.registry is not None and images.source != "pull":
+        raise UserError(f"{where}.registry: only used with source pull; set that, or remove the key")
 
 
 def _check_external(path: Path, agent: AgentConfig) -> None:

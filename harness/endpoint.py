@@ -17,7 +17,6 @@ import httpx
 from harness.config import LevelConfig, RunConfig, read_api_key
 from harness.errors import EndpointError, UserError
 
-_HOST = "127.0.0.1"
 _GRACE_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 _PROBE_TIMEOUT = 10.0
@@ -58,21 +57,41 @@ async def open_endpoint(level: LevelConfig, config: RunConfig, log_path: Path) -
     if config.endpoint.kind == "url":
         return await _attach(level, config)
     command = _engine_command(config, "serve", level)
-    port = _free_port()
-    command += ["--host", _HOST, "--port", str(port), "--max-running", str(config.agent_workers)]
+    host = config.endpoint.host
+    port = _free_port(host)
+    command += ["--host", host, "--port", str(port), "--max-running", str(config.agent_workers)]
     if config.endpoint.max_context is not None:
         command += ["--max-context", str(config.endpoint.max_context)]
-    process = _start([*command, *config.endpoint.engine_args], log_path)
+    process = _start([*command, *config.endpoint.engine_args], log_path, api_key=read_api_key(config.endpoint))
     try:
-        return await _wait_until_ready(process, f"http://{_HOST}:{port}", config, log_path)
+        return await _wait_until_ready(process, f"http://{host}:{port}", config, log_path)
     except BaseException:
         _stop(process)
         raise
 
 
-async def measure_perplexity(level: LevelConfig, config: RunConfig, log_path: Path) -> float:
-    """Perplexity of `config.perplexity_text` at `level`, by the engine. Raises as `open_endpoint` does."""
-    command = [*_engine_command(config, "perplexity", level), "--text", str(config.perplexity_text)]
+async def is_answering(endpoint: Endpoint) -> bool:
+    """Whether the server answers now: at `/health` where it was started here, else at `/v1/models`, with any status."""
+    started = endpoint.process is not None
+    async with httpx.AsyncClient(timeout=_PROBE_TIMEOUT, trust_env=False) as client:
+        if started:
+            client.base_url = endpoint.base_url.removesuffix("/v1")
+            return await _is_healthy(client)
+        try:
+            return (await client.get(f"{endpoint.base_url}/models")).status_code < httpx.codes.INTERNAL_SERVER_ERROR
+        except httpx.TransportError:
+            return False
+
+
+async def measure_quality(
+    level: LevelConfig, config: RunConfig, log_path: Path, text: Path, reference: LevelConfig | None = None
+) -> dict[str, float]:
+    """`perplexity` of `text` at `level`, by the engine; against `reference` also `kld_mean`, `kld_p99` (nats a token)
+    and `top1` (share of equal likeliest tokens). Both levels are in memory then. Raises as `open_endpoint` does."""
+    command = [*_engine_command(config, "perplexity", level), "--text", str(text)]
+    if reference is not None:
+        command += ["--reference", str(reference.model or config.model)]
+        command += ["--reference-quant", reference.quant or "as-stored"]
     process = _start(command, log_path, stdout=subprocess.PIPE)
     try:
         output = await _read_to_end(process)
@@ -80,10 +99,15 @@ async def measure_perplexity(level: LevelConfig, config: RunConfig, log_path: Pa
         _stop(process)
     if process.returncode != 0:
         raise _failure(f"perplexity of level {level.name}", process.returncode, log_path)
+    names = {"perplexity": "ppl"} | ({key: key for key in ("kld_mean", "kld_p99", "top1")} if reference else {})
     try:
-        return float(json.loads(output)["ppl"])
+        found = json.loads(output)
+        return {name: float(found[key]) for name, key in names.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise EndpointError(f"perplexity of level {level.name}: no JSON with ppl in {output[-200:]!r}") from error
+        expected = ", ".join(names.values())
+        raise EndpointError(
+            f"perplexity of level {level.name}: no JSON with {expected} in {output[-200:]!r}"
+        ) from error
 
 
 def find_engine(name: str) -> str:
@@ -101,7 +125,10 @@ def _engine_command(config: RunConfig, verb: str, level: LevelConfig) -> list[st
     return [find_engine(name), *arguments, verb, "--model", str(level.model or config.model), *quant]
 
 
-def _start(command: list[str], log_path: Path, stdout: int | None = None) -> subprocess.Popen[bytes]:
+def _start(
+    command: list[str], log_path: Path, stdout: int | None = None, api_key: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `command` under the guard. The key goes by the environment: command lines are for everybody to read."""
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
         log.write(f"{_COMMAND_MARK}{' '.join(command)}\n".encode())
@@ -112,6 +139,7 @@ def _start(command: list[str], log_path: Path, stdout: int | None = None) -> sub
             stdout=stdout if stdout is not None else log,
             stderr=log,
             start_new_session=True,
+            env={**os.environ, **({"SWEQ_API_KEY": api_key} if api_key else {})},
         )
 
 
@@ -128,9 +156,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise UserError(f"endpoint.host: {host} is no address of this machine ({error.strerror})") from error
         return int(probe.getsockname()[1])
 
 
@@ -143,13 +174,14 @@ async def _wait_until_ready(process: subprocess.Popen[bytes], root: str, config:
                 raise _failure("the model's server", status, log_path)
             if asyncio.get_running_loop().time() > deadline:
                 seconds = config.endpoint.start_timeout
-                said = _quote(log_path)
+                said = quote_log(log_path)
                 raise EndpointError(
                     f"the model's server was not ready after endpoint.start_timeout {seconds:g} s: {said}"
                 )
             await asyncio.sleep(_POLL_SECONDS)
-        identity = (await client.get("/version")).json()
-        names = await _list_models(client, f"{root}/v1", None)
+        api_key = read_api_key(config.endpoint)
+        identity = (await client.get("/version", headers=_authorize(api_key))).json()
+        names = await _list_models(client, f"{root}/v1", api_key)
     return Endpoint(f"{root}/v1", names[0], identity, log_path, process)
 
 
@@ -174,10 +206,13 @@ async def _attach(level: LevelConfig, config: RunConfig) -> Endpoint:
     return Endpoint(base_url, wanted or names[0], identity)
 
 
+def _authorize(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 async def _list_models(client: httpx.AsyncClient, base_url: str, api_key: str | None) -> list[str]:
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        response = await client.get(f"{base_url}/models", headers=headers)
+        response = await client.get(f"{base_url}/models", headers=_authorize(api_key))
         response.raise_for_status()
         names = [str(model["id"]) for model in response.json()["data"]]
     except httpx.HTTPStatusError as error:
@@ -217,11 +252,11 @@ async def _read_to_end(process: subprocess.Popen[bytes]) -> str:
 
 def _failure(what: str, status: int, log_path: Path) -> Exception:
     if status == 2:
-        return UserError(f"{what} refused its arguments: {_quote(log_path, lines=1)}")
-    return EndpointError(f"{what} ended with status {status}: {_quote(log_path)} (log: {log_path})")
+        return UserError(f"{what} refused its arguments: {quote_log(log_path, lines=1)}")
+    return EndpointError(f"{what} ended with status {status}: {quote_log(log_path)} (log: {log_path})")
 
 
-def _quote(log_path: Path, lines: int = _QUOTED_LINES) -> str:
-    """The last lines of what the command said since it was started."""
+def quote_log(log_path: Path, lines: int = _QUOTED_LINES) -> str:
+    """In one line, the last lines of what the command said since it was started."""
     said = log_path.read_text(errors="replace").rpartition(_COMMAND_MARK)[2].strip().splitlines()[1:]
     return " | ".join(line.strip() for line in said[-lines:]) or "it said nothing"

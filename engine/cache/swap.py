@@ -55,17 +55,13 @@ class SwapSpace:
         if self.used + size > self.budget or not self._pays(tokens, size):
             return None
         self.used += size
-        layers = [(_to_host(layer.keys, blocks), _to_host(layer.values, blocks)) for layer in self._layers]
+        layers = copy_blocks_out(self._layers, blocks)
         state = self._state.save(slot).to_host() if self._state is not None and slot is not None else None
         return SwapImage(tokens, layers, state)
 
     def load(self, image: SwapImage, blocks: Sequence[int], known: int, slot: int | None) -> None:
         """Copy an image's blocks but for the first `known` to their new places in `blocks`, and its state to `slot`."""
-        stop = image.layers[0][0].shape[0] if image.layers else known
-        for layer, (keys, values) in zip(self._layers, image.layers, strict=True):
-            places = torch.tensor(blocks[known:stop], dtype=torch.int64, device=layer.keys.device)
-            layer.keys[places] = keys[known:].to(layer.keys.device)
-            layer.values[places] = values[known:].to(layer.values.device)
+        copy_blocks_in(self._layers, image.layers, blocks, known)
         if self._state is not None and slot is not None and image.state is not None:
             self._state.load(slot, image.state)
 
@@ -86,6 +82,22 @@ class SwapSpace:
 def plan_swap(swap_bytes: int | None) -> int:
     """Bytes for images: as configured, else a share of what is free in host memory."""
     return int(psutil.virtual_memory().available * SHARE_OF_FREE) if swap_bytes is None else swap_bytes
+
+
+def copy_blocks_out(layers: Sequence[LayerKV], blocks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of `blocks` in host memory, for each layer."""
+    return [(_to_host(layer.keys, blocks), _to_host(layer.values, blocks)) for layer in layers]
+
+
+def copy_blocks_in(
+    layers: Sequence[LayerKV], copies: Sequence[tuple[Tensor, Tensor]], blocks: Sequence[int], known: int
+) -> None:
+    """Write what `copy_blocks_out` gave, but for its first `known` blocks, to their new places in `blocks`."""
+    stop = copies[0][0].shape[0] if copies else known
+    for layer, (keys, values) in zip(layers, copies, strict=True):
+        places = torch.tensor(blocks[known:stop], dtype=torch.int64, device=layer.keys.device)
+        layer.keys[places] = keys[known:].to(layer.keys.device)
+        layer.values[places] = values[known:].to(layer.values.device)
 
 
 def _to_host(cache: Tensor, blocks: Sequence[int]) -> Tensor:

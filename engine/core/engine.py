@@ -3,29 +3,29 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import nullcontext
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from engine.cache.delta_state import allocate_state
-from engine.cache.paged_kv import allocate_cache, usable_memory
 from engine.config import EngineConfig
 from engine.core.grammar import GrammarCompiler
-from engine.core.graphs import decode_graphs
-from engine.core.memory import STATE_GRID, cache_room, open_memory, plan_memory
+from engine.core.memory import STATE_GRID, cache_room, open_memory
 from engine.core.penalties import Penalties
+from engine.core.placement import place_model
+from engine.core.ranks import MirroredRunner, MirroredState, MirroredSwap, Ranks
 from engine.core.request import FinishReason, Request, SamplingParams, StepOutput
-from engine.core.runner import Runner, activation_dtype, cache_dtype
 from engine.core.sampler import sample, token_logprob
 from engine.core.scheduler import Scheduler
 from engine.core.sequence import Choices, Chunk, SequenceState
 from engine.core.text_stream import TextStream
-from engine.errors import ContextLengthError, RequestError, UserError
-from engine.model.decoder import Decoder
-from engine.weights.loader import Checkpoint
+from engine.errors import ContextLengthError, LostRankError, RequestError, UserError
+from engine.parallel.group import Group
+from engine.quant.formats import check_level
+from engine.weights.loader import Checkpoint, load, open_source, resolve
+from engine.weights.shard import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -37,35 +37,34 @@ class Engine:
     served and CheckpointError for a checkpoint the decoder cannot run.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig, ranks: Ranks | None = None) -> None:
         _check(config)
-        device = torch.device(config.device)
-        model = checkpoint.config
-        activations = activation_dtype(checkpoint.identity["quant"], device)
-        keys = cache_dtype(activations, device)
-        plan = plan_memory(model, config, activations, keys, usable_memory(device))
+        placed = place_model(checkpoint, config, ranks.group if ranks else Group())
         self.config = config
         self.checkpoint = checkpoint
         self.tokenizer = checkpoint.tokenizer
-        self.max_context = min(config.max_context or model.max_position, plan.blocks * config.block_size)
-        self._vocabulary = min(model.vocab_size, self.tokenizer.vocab_size)
-        state = allocate_state(model, config, activations, device)
-        decoder = Decoder(model, checkpoint.weights, device, activations)
-        cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
-        self._memory = open_memory(model, config, plan, cache.kv, state)
+        self.max_context = placed.max_context
+        self.local_model = placed.model
+        self._vocabulary = min(checkpoint.config.vocab_size, self.tokenizer.vocab_size)
+        state = MirroredState(placed.state, ranks) if ranks and placed.state else placed.state
+        self._memory = open_memory(placed.model, config, placed.plan, placed.cache.kv, state)
+        if ranks and self._memory.swap is not None:
+            self._memory.swap = MirroredSwap(self._memory.swap, ranks)
         self._scheduler = Scheduler(self._memory, max_running=config.max_running, max_step_tokens=config.step_tokens)
-        tensors = replace(cache, delta=state.layers) if state else cache
-        graphs = None
-        if config.cuda_graphs:
-            graphs = decode_graphs(decoder, tensors, device, config.max_running, self.max_context)
-        self._runner = Runner(decoder, tensors, device, graphs)
+        self.ranks = ranks
+        self._runner = MirroredRunner(placed.runner, ranks) if ranks else placed.runner
         self._grammars = GrammarCompiler(self.tokenizer, self._vocabulary)
-        self._device = device
+        self._device = torch.device(config.device)
         self._requests: dict[str, Choices] = {}
         self._over: set[str] = set()
         self._seeds = Random()
         self._generated = self._prefilled = 0
-        self._room = cache_room(cache, state, plan)
+        self._room = cache_room(placed.cache, state, placed.plan)
+
+    def close(self) -> None:
+        """End the other ranks, if there are any; nothing can be computed afterwards."""
+        if self.ranks is not None:
+            self.ranks.close()
 
     @property
     def has_work(self) -> bool:
@@ -123,7 +122,14 @@ class Engine:
         self._memory.unpin()
 
     def step(self) -> list[StepOutput]:
-        """Compute one batch and return what it produced, one output for each request that got a token or ended."""
+        """Compute one batch and return what it produced, one output for each request that got a token or ended.
+
+        LostRankError when the model runs over several ranks and one has ended.
+        """
+        with self.ranks.working() if self.ranks else nullcontext():
+            return self._step()
+
+    def _step(self) -> list[StepOutput]:
         scheduled = self._scheduler.schedule()
         if not scheduled:
             return []
@@ -164,7 +170,8 @@ class Engine:
         try:
             while sequence.pending:
                 chunk = Chunk(sequence, self._memory.next_tokens(sequence, self.config.step_tokens))
-                parts.append(self._runner.run([chunk], every_row=True).cpu())
+                with self.ranks.working() if self.ranks else nullcontext():
+                    parts.append(self._runner.run([chunk], every_row=True).cpu())
                 sequence.computed += chunk.tokens
         finally:
             self._memory.release(sequence)
@@ -211,6 +218,8 @@ class Engine:
         """
         try:
             return chunks, self._logits(chunks), []
+        except LostRankError:
+            raise
         except Exception:
             logger.exception("a step of %d requests failed; running each alone", len(chunks))
         computed, logits, failures = [], [torch.empty(0, self._vocabulary, device=self._device)], []
@@ -338,6 +347,25 @@ class Engine:
             error=f"{type(error).__name__}: {error}",
             index=sequence.index,
         )
+
+
+def load_engine(model: str, quant: str, config: EngineConfig) -> Engine:
+    """Load `model` at level `quant`, over as many ranks as `config` says, and make it ready.
+
+    The other ranks end with this process, or at `Engine.close`.
+    """
+    if config.tensor_parallel_size == 1:
+        return Engine(load(model, quant, config.device), config)
+    source = open_source(resolve(model))
+    Shard.of(source.config, 0, config.tensor_parallel_size, check_level(quant), source.types())
+    ranks = Ranks(model, quant, config)
+    try:
+        checkpoint = load(model, quant, config.device, 0, config.tensor_parallel_size)
+        ranks.open()
+        return Engine(checkpoint, config, ranks)
+    except BaseException:
+        ranks.close()
+        raise
 
 
 def _score_prompt(chunk: Chunk, logits: Tensor) -> None:

@@ -123,7 +123,8 @@ class DecodeGraphs:
                     self._step(size)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
+            # NCCL's own thread may call the driver meanwhile: what other threads do is not part of the capture.
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 logits = self._step(size)
             self._graphs[size] = graph, logits
         logger.info("captured decode steps of %s sequences", ", ".join(map(str, sorted(sizes))))

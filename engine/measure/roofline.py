@@ -28,6 +28,9 @@ class Machine:
     rate: float
 
 
+LINK = 4.5e11
+"""Bytes per second that a GPU sends to others: NVLink of Hopper, 900 GB/s both ways together, as its maker states."""
+
 H200 = Machine(4.3e12, 7.9e14)
 """One NVIDIA H200: a device-to-device copy and an 8192³ product through torch, as measured."""
 
@@ -69,27 +72,52 @@ def weight_bytes(config: ModelConfig, sizes: Mapping[str, int], tokens: int) -> 
     return sum(sizes.values()) - looked_up - experts * (1 - chosen_share(config, tokens))
 
 
-def decode_bytes(config: ModelConfig, sizes: Mapping[str, int], batch: int, context: int) -> float:
-    """Bytes that a decode step moves: `batch` sequences with `context` tokens each, bfloat16 KV, float32 states."""
+def decode_bytes(config: ModelConfig, sizes: Mapping[str, int], batch: int, context: int, ranks: int = 1) -> float:
+    """Bytes that a decode step moves: `batch` sequences with `context` tokens each, bfloat16 KV, float32 states.
+
+    Of several `ranks`, those that the one moves whose part of the weights `sizes` are.
+    """
+    kept_by = min(ranks, config.num_kv_heads)  # more ranks than KV heads hold copies
     kv = block_bytes(config, 1, torch.bfloat16) * context
     state = 2 * slot_bytes(config, torch.bfloat16, torch.float32)
-    return weight_bytes(config, sizes, batch) + batch * (kv + state)
+    return weight_bytes(config, sizes, batch) + batch * (kv / kept_by + state / ranks)
 
 
-def decode_limit(config: ModelConfig, sizes: Mapping[str, int], batch: int, context: int, machine: Machine) -> float:
-    """Tokens per second of `batch` sequences together."""
+def decode_limit(
+    config: ModelConfig, sizes: Mapping[str, int], batch: int, context: int, machine: Machine, ranks: int = 1
+) -> float:
+    """Tokens per second of `batch` sequences together.
+
+    `config` is the whole model's. Of several `ranks`, `sizes` are one's part: it waits for those bytes, for its share
+    of keys, values and states, and for the sums between ranks.
+    """
     seconds = max(
-        decode_bytes(config, sizes, batch, context) / machine.bandwidth,
-        batch * _operations(config, 1, context) / machine.rate,
+        decode_bytes(config, sizes, batch, context, ranks) / machine.bandwidth,
+        batch * _operations(config, 1, context) / ranks / machine.rate,
     )
-    return batch / seconds
+    return batch / (seconds + link_bytes(config, batch, ranks) / LINK)
 
 
-def prefill_limit(config: ModelConfig, sizes: Mapping[str, int], tokens: int, machine: Machine) -> float:
-    """Tokens per second of one fresh prompt of `tokens` tokens, with products at the bfloat16 rate."""
-    moved = weight_bytes(config, sizes, tokens) + tokens * block_bytes(config, 1, torch.bfloat16)
-    seconds = max(moved / machine.bandwidth, tokens * _operations(config, 1, tokens / 2) / machine.rate)
-    return tokens / seconds
+def link_bytes(config: ModelConfig, tokens: int, ranks: int) -> float:
+    """Bytes that each rank sends in a step of `tokens` tokens: two sums a layer of bfloat16 rows of the hidden size.
+
+    A sum in which every byte is sent as seldom as can be takes 2 (N - 1) / N of its size (Patarasuk and Yuan 2009).
+    """
+    return 2 * config.num_layers * tokens * config.hidden_size * 2 * 2 * (ranks - 1) / ranks
+
+
+def prefill_limit(
+    config: ModelConfig, sizes: Mapping[str, int], tokens: int, machine: Machine, ranks: int = 1
+) -> float:
+    """Tokens per second of one fresh prompt of `tokens` tokens, with products at the bfloat16 rate.
+
+    `config` is the whole model's; `sizes` are one rank's and `ranks` as of `decode_limit`.
+    """
+    moved = weight_bytes(config, sizes, tokens) + tokens * block_bytes(config, 1, torch.bfloat16) / min(
+        ranks, config.num_kv_heads
+    )
+    seconds = max(moved / machine.bandwidth, tokens * _operations(config, 1, tokens / 2) / ranks / machine.rate)
+    return tokens / (seconds + link_bytes(config, tokens, ranks) / LINK)
 
 
 def _operations(config: ModelConfig, tokens: int, context: float) -> float:

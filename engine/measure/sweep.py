@@ -26,19 +26,22 @@ def sweep(
     """
     device, config, sizes = torch.device(llm.engine.config.device), llm.checkpoint.config, memory_report(llm.checkpoint)
     machine = Machine(copy_bandwidth(device), product_rate(device))
-    figures: list[dict[str, Any]] = []
+    ranks, figures = llm.engine.config.tensor_parallel_size, list[dict[str, Any]]()
     for count in batches:
         speed = throughput.decode(llm, count, context, tokens, repeats)["tokens_per_second"]
-        limit = decode_limit(config, sizes, count, context + tokens // 2, machine)
+        limit = decode_limit(config, sizes, count, context + tokens // 2, machine, ranks)
         figures.append(_figure("decode", speed, limit) | {"batch": count, "context": context})
     for length in prompts:
         throughput.prefill(llm, length, 1)
         speed = throughput.prefill(llm, length, repeats)["tokens_per_second"]
-        figures.append(_figure("prefill", speed, prefill_limit(config, sizes, length, machine)) | {"prompt": length})
+        figures.append(
+            _figure("prefill", speed, prefill_limit(config, sizes, length, machine, ranks)) | {"prompt": length}
+        )
     measured = {"bandwidth_bytes_per_second": machine.bandwidth, "operations_per_second": machine.rate}
     return {
         "model": llm.checkpoint.identity["model"],
         "quant": llm.checkpoint.identity["quant"],
+        "tensor_parallel_size": ranks,
         "weights_bytes": sum(sizes.values()),
         "machine": versions(device) | measured,
         "figures": figures,

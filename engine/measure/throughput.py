@@ -10,7 +10,7 @@ import torch
 from engine.core.request import Request, SamplingParams
 from engine.llm import LLM
 from engine.measure.bandwidth import product_rate, read_bandwidth
-from engine.measure.roofline import Machine, decode_bytes, prefill_limit
+from engine.measure.roofline import LINK, Machine, decode_bytes, link_bytes, prefill_limit
 from engine.weights.loader import memory_report
 
 
@@ -19,15 +19,18 @@ def decode(llm: LLM, batch: int = 1, prompt: int = 32, tokens: int = 64, repeats
 
     Tokens per second are counted over all sequences once each has its first token. `limit_tokens_per_second` is what
     moving a step's bytes (`engine.measure.roofline.decode_bytes`) would allow at the read bandwidth measured just
-    before: batch · bandwidth / bytes.
+    before: batch · bandwidth / bytes. Of several ranks these are the first one's, and the time of the sums between
+    them (`link_bytes_per_step`, at the speed that the links are made for) comes on top.
     """
     runs = [_decode_once(llm, _prompts(llm, batch, prompt, seed), tokens) for seed in range(repeats)]
     bandwidth, moved = read_bandwidth(torch.device(llm.engine.config.device)), bytes_per_step(llm, batch, prompt)
+    sent = link_bytes(llm.checkpoint.config, batch, llm.engine.config.tensor_parallel_size)
     return _result(llm, "decode", runs, bandwidth) | {
         "batch": batch,
         "prompt_tokens": prompt,
         "bytes_per_step": moved,
-        "limit_tokens_per_second": batch * bandwidth / moved,
+        "link_bytes_per_step": sent,
+        "limit_tokens_per_second": batch / (moved / bandwidth + sent / LINK),
     }
 
 
@@ -39,8 +42,8 @@ def prefill(llm: LLM, tokens: int = 1024, repeats: int = 3) -> dict[str, Any]:
     """
     runs = [_prefill_once(llm, _prompts(llm, 1, tokens, seed)[0]) for seed in range(repeats)]
     device = torch.device(llm.engine.config.device)
-    machine = Machine(read_bandwidth(device), product_rate(device))
-    limit = prefill_limit(llm.checkpoint.config, memory_report(llm.checkpoint), tokens, machine)
+    machine, ranks = Machine(read_bandwidth(device), product_rate(device)), llm.engine.config.tensor_parallel_size
+    limit = prefill_limit(llm.checkpoint.config, memory_report(llm.checkpoint), tokens, machine, ranks)
     return _result(llm, "prefill", runs, machine.bandwidth) | {
         "prompt_tokens": tokens,
         "product_operations_per_second": machine.rate,
@@ -93,4 +96,5 @@ def _greedy(tokens: int) -> SamplingParams:
 
 def bytes_per_step(llm: LLM, batch: int, context: int) -> int:
     """Bytes that a decode step of `batch` sequences with `context` tokens each moves at this model's level."""
-    return round(decode_bytes(llm.checkpoint.config, memory_report(llm.checkpoint), batch, context))
+    ranks = llm.engine.config.tensor_parallel_size
+    return round(decode_bytes(llm.checkpoint.config, memory_report(llm.checkpoint), batch, context, ranks))

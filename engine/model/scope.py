@@ -26,6 +26,10 @@ class Scope:
     def full(self, part: str) -> str:
         return f"{self.name}.{part}" if self.name else part
 
+    def has(self, part: str) -> bool:
+        """Whether there is a weight under its whole name."""
+        return self.full(part) in self.weights
+
     def tensor(self, part: str) -> Tensor:
         """An unquantized weight under its whole name, e.g. "norm.weight"."""
         found = self.weights.get(self.full(part))

@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.middleware.cors import CORSMiddleware
 
 from engine.config import EngineConfig
-from engine.errors import UserError
+from engine.errors import LostRankError, UserError
 from engine.serve import errors, metrics, openai, page, tokenization
 from engine.serve.anthropic import messages
 from engine.serve.guard.body import DEFAULT_MAX_BODY, BodyGuard
@@ -171,7 +171,8 @@ def serve(
 
     `port` 0 takes a free one. The server listens at once and answers 503 until the model is loaded; then one line on
     stdout says where. More than `max_waiting` requests beside those in the batch are refused with 429, bodies of more
-    than `max_body` bytes with 413. Raises UserError when the port is taken or the model cannot be loaded.
+    than `max_body` bytes with 413. Raises UserError when the port is taken or the model cannot be loaded,
+    LostRankError when one of several ranks ends.
     """
     # Imported here so that the HTTP layer does not need torch.
     from engine.serve.opening import open_service
@@ -182,7 +183,7 @@ def serve(
     def on_change(state: State) -> None:
         if state == "ready" and session.service is not None:
             _announce(session.service, url)
-        elif state == "failed" and session.service is None:
+        elif state == "failed" and (session.service is None or isinstance(session.error, LostRankError)):
             server.should_exit = True
 
     session = Session(partial(open_service, model, quant, config, served_model_name), on_change)
@@ -197,7 +198,7 @@ def serve(
             # Nothing is there to lose yet, a load cannot be interrupted, and waiting for it could take minutes; an
             # ordinary end would abort in the native code that the loading thread still runs.
             os._exit(0)
-    if session.service is None and session.error is not None:
+    if session.error is not None and (session.service is None or isinstance(session.error, LostRankError)):
         raise session.error
 
 

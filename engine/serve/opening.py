@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from engine.config import EngineConfig
-from engine.core.engine import Engine
+from engine.core.engine import load_engine
 from engine.serve.service import Service
 from engine.text.chat import ChatTemplate
-from engine.weights.loader import load, memory_report
+from engine.weights.loader import memory_report
 
 
 def open_service(model: str, quant: str, config: EngineConfig, name: str | None = None) -> Service:
@@ -19,10 +19,10 @@ def open_service(model: str, quant: str, config: EngineConfig, name: str | None 
 
     Raises CheckpointError or UserError where the model cannot be loaded or its template does not compile.
     """
-    checkpoint = load(model, quant, config.device)
+    engine = load_engine(model, quant, config)
+    checkpoint = engine.checkpoint
     source = checkpoint.chat_template
     template = None if source is None else ChatTemplate(source, checkpoint.tokenizer.special_tokens, model)
-    engine = Engine(checkpoint, config)
     return Service(
         engine=engine,
         tokenizer=checkpoint.tokenizer,
@@ -31,7 +31,12 @@ def open_service(model: str, quant: str, config: EngineConfig, name: str | None 
         model=model,
         max_context=engine.max_context,
         identity=_identity(checkpoint.identity, memory_report(checkpoint), template)
-        | {"max_context": engine.max_context, "device": config.device},
+        | {
+            "max_context": engine.max_context,
+            "device": config.device,
+            "tensor_parallel_size": config.tensor_parallel_size,
+        },
+        ranks=engine.ranks,
     )
 
 

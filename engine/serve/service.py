@@ -1,11 +1,11 @@
 """What one server serves: an engine, its tokenizer and template, and the identity that run records keep."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.core.request import Request, SamplingParams, StepOutput
-from engine.errors import RequestError, UserError
+from engine.errors import LostRankError, RequestError, UserError
 from engine.text.chat import ChatTemplate
 from engine.text.history import TurnHistory
 from engine.text.tokenizer import Tokenizer
@@ -32,12 +32,23 @@ class StepEngine(Protocol):
     def stats(self) -> dict[str, Any]: ...
 
 
+class Watched(Protocol):
+    """Processes without which the engine cannot go on."""
+
+    def when_lost(self, listener: Callable[[LostRankError], None]) -> None:
+        """Have `listener` called, on some thread, when one has ended."""
+
+    def close(self) -> None:
+        """End them."""
+
+
 @dataclass(frozen=True)
 class Service:
     """A loaded model, ready to be served.
 
     `name` is what `/v1/models` lists; `model` names the file or directory in errors; `max_context` counts prompt and
     completion tokens together; `identity` is the body of `/version`; `history` remembers answers for replay.
+    `ranks` are the processes that the model runs in beside this one, if any.
     """
 
     engine: StepEngine
@@ -48,6 +59,7 @@ class Service:
     max_context: int
     identity: Mapping[str, Any]
     history: TurnHistory = field(default_factory=TurnHistory)
+    ranks: Watched | None = None
 
     @property
     def most_tokens(self) -> int:

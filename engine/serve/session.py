@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from engine.core.request import Request, StepOutput
-from engine.errors import UserError
+from engine.errors import LostRankError, UserError
 from engine.serve.meter import Meter, Stopwatch
 from engine.serve.service import Service, StepEngine
 
@@ -151,6 +152,8 @@ class Session:
             self.service = self._open_service()
             engine = self.service.engine
             self.stats = engine.stats()
+            if self.service.ranks is not None:
+                self.service.ranks.when_lost(lambda error: self._commands.put(partial(_raise, error)))
             self._post(self._set_state, "ready")
             while self._apply_commands(engine):
                 outputs = engine.step() if engine.has_work else []
@@ -159,10 +162,13 @@ class Session:
                 if outputs:
                     self._post(self._dispatch, outputs)
         except BaseException as error:
-            if not isinstance(error, UserError):
+            if not isinstance(error, UserError | LostRankError):
                 logger.exception("the engine failed")
             self.error = error
             self._post(self._fail, str(error) or type(error).__name__)
+        finally:
+            if self.service is not None and self.service.ranks is not None:
+                self.service.ranks.close()
 
     def _apply_commands(self, engine: StepEngine) -> bool:
         """Run what was asked since the last step, waiting while there is no work. False: stop."""
@@ -250,6 +256,10 @@ def merge(outputs: Sequence[StepOutput]) -> StepOutput:
         prompt_tokens=max(output.prompt_tokens for output in outputs),
         cached_tokens=max(output.cached_tokens for output in outputs),
     )
+
+
+def _raise(error: LostRankError, engine: StepEngine) -> None:
+    raise error
 
 
 def _failure(request_id: str, reason: str) -> StepOutput:

@@ -22,6 +22,7 @@ from engine.weights.gguf import GGUFSource
 from engine.weights.layout import TensorSpec, tensor_specs
 from engine.weights.packed import MODEL_TYPE, PackedSource
 from engine.weights.safetensors import SafetensorsSource
+from engine.weights.shard import Shard
 from engine.weights.source import Source, Weight
 from engine.weights.synthetic import PREFIX, SyntheticShape, SyntheticSource, parse
 
@@ -44,11 +45,13 @@ class Checkpoint:
     identity: dict[str, Any]
 
 
-def load(model: str, quant: str, device: str = "cpu") -> Checkpoint:
+def load(model: str, quant: str, device: str = "cpu", rank: int = 0, size: int = 1) -> Checkpoint:
     """Load `model` (see `resolve`) with its weights packed at level `quant` on `device`.
 
-    Tensors are read and packed one after another, so that beside the result only one tensor is held. Raises UserError
-    for an unknown level or model, CheckpointError for a checkpoint that cannot be read.
+    With `size` above 1 only the part of rank `rank` is kept (see `engine.weights.shard`), cut from what one rank would
+    hold; `config` stays the whole model's. Tensors are read and packed one after another, so that beside the result
+    only one tensor is held. Raises UserError for an unknown level or model or a size that does not divide it,
+    CheckpointError for a checkpoint that cannot be read or divided.
     """
     level = check_level(quant)
     source = open_source(resolve(model), device)
@@ -59,10 +62,14 @@ def load(model: str, quant: str, device: str = "cpu") -> Checkpoint:
             f"{source.where}: holds tensors that {source.config.architecture} does not have: {unexpected[0]}"
             + (f" and {len(unexpected) - 1} more" if len(unexpected) > 1 else "")
         )
-    bar = tqdm(specs, desc=f"Loading {model}", unit="tensor", leave=False, disable=None)
-    weights = {spec.name: packed_at(source.read(spec), spec, level, device) for spec in bar}
+    shard = Shard.of(source.config, rank, size, level, source.types())
+    bar = tqdm(specs, desc=f"Loading {model}", unit="tensor", leave=False, disable=True if rank else None)
+    cut = ((spec, shard.cut(packed_at(source.read(spec), spec, level, device), spec)) for spec in bar)
+    weights = {spec.name: weight for spec, weight in cut if weight is not None}
     tokenizer = source.tokenizer()
     identity = {"model": model, "source": source.kind, "quant": level} | _described(specs, weights)
+    if size > 1:
+        identity["tensor_parallel_size"] = size
     identity |= {"source_types": source.types(), "sha256": {f.name: sha256(f) for f in source.files()}}
     return Checkpoint(source.config, weights, tokenizer, tokenizer.chat_template, identity | source.extras())
 
@@ -111,11 +118,12 @@ def packed_at(stored: Weight, spec: TensorSpec, level: Level, device: str) -> We
 
 
 def memory_report(checkpoint: Checkpoint) -> dict[str, int]:
-    """Bytes that the weights take in memory, per tensor class; their sum is the whole."""
+    """Bytes that the weights take in memory, per tensor class; their sum is the whole, of a rank's part the part."""
     totals: dict[str, int] = {}
     for spec in tensor_specs(checkpoint.config):
-        size = checkpoint.weights[spec.name].nbytes
-        totals[spec.tensor_class] = totals.get(spec.tensor_class, 0) + size
+        if spec.name in checkpoint.weights:
+            size = checkpoint.weights[spec.name].nbytes
+            totals[spec.tensor_class] = totals.get(spec.tensor_class, 0) + size
     return totals
 
 
@@ -149,7 +157,9 @@ def _described(specs: list[TensorSpec], weights: Mapping[str, Weight]) -> dict[s
     formats: dict[str, set[str]] = {}
     groups: dict[str, set[int]] = {}
     for spec in specs:
-        weight = weights[spec.name]
+        weight = weights.get(spec.name)
+        if weight is None:
+            continue
         format = "f32" if isinstance(weight, Tensor) else weight.format
         formats.setdefault(spec.tensor_class, set()).add(format)
         if not isinstance(weight, Tensor) and weight.group:

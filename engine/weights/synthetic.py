@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -108,24 +108,32 @@ SHAPES: Mapping[str, ModelConfig] = MappingProxyType(
 
 @dataclass(frozen=True)
 class SyntheticShape:
-    """What `synthetic:<shape>[@seed]` names."""
+    """What `synthetic:<shape>[/layers][@seed]` names: a known shape, or its first layers."""
 
     name: str
     seed: int
+    layers: int | None = None
 
     @property
     def config(self) -> ModelConfig:
-        return SHAPES[self.name]
+        whole = SHAPES[self.name]
+        if self.layers is None:
+            return whole
+        return replace(whole, num_layers=self.layers, layer_types=whole.layer_types[: self.layers])
 
 
 def parse(model: str) -> SyntheticShape:
-    """Read `synthetic:<shape>[@seed]`; UserError for an unknown shape or a seed that is no whole number."""
+    """Read `synthetic:<shape>[/layers][@seed]`; UserError for an unknown shape, or a number that is none."""
     name, _, seed = model.removeprefix(PREFIX).partition("@")
+    name, _, layers = name.partition("/")
     if name not in SHAPES:
         raise UserError(f"model {model}: no synthetic shape {name!r}; there are {', '.join(SHAPES)}")
     if seed and not seed.isdecimal():
         raise UserError(f"model {model}: the seed {seed!r} is not a whole number")
-    return SyntheticShape(name, int(seed or 0))
+    most = SHAPES[name].num_layers
+    if layers and not (layers.isdecimal() and 1 <= int(layers) <= most):
+        raise UserError(f"model {model}: {layers!r} layers are not to be had; give 1 to {most}")
+    return SyntheticShape(name, int(seed or 0), int(layers) if layers else None)
 
 
 class SyntheticSource:

@@ -10,11 +10,13 @@ trajectory.
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.agent.conversations import Conversations
 from harness.agent.forwarder import STOP_PATH, ChatRequest, Forwarder, RefusedError
+from harness.agent.history import forget_future
 from harness.agent.limit import Limit
 from harness.agent.loop import AgentResult, step_seed
 from harness.agent.model import LEAST_COMPLETION, ChatModel, ContextExceeded, Reply, RequestTimeoutError, Usage
@@ -71,6 +73,7 @@ class ExternalAgent:
         desk = _Desk(self._model, self._config, self._sampling, trajectory, seed, trajectory_path, on_step)
         start = time.monotonic()
         try:
+            trajectory.info["history"] = asdict(forget_future(sandbox))
             snapshot = Snapshot.take(sandbox)
             done = self._work(instance, sandbox, desk)
             replace_file(trajectory_path.with_name("agent_output.txt"), done.output.encode("utf-8", "replace"))

@@ -3,11 +3,12 @@
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.agent.editor import EditorCall
+from harness.agent.history import forget_future
 from harness.agent.limit import Limit
 from harness.agent.model import LEAST_COMPLETION, ChatModel, ContextExceeded, Reply, RequestTimeoutError, Usage
 from harness.agent.profiles import FormatError, Profile, choose_profile, prompts_hash
@@ -64,6 +65,7 @@ class Agent:
         trajectory = Trajectory(self._describe(instance, seed))
         task = _Task(self._model, self._config, self._sampling, sandbox, trajectory, seed)
         try:
+            trajectory.info["history"] = asdict(forget_future(sandbox))
             snapshot = Snapshot.take(sandbox)
             task.begin(instance, snapshot)
             while not task.ended:

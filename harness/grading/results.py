@@ -3,6 +3,7 @@
 `report.json` is written last: where it exists the instance is done, and its verdict is read again from the log.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,7 +17,7 @@ from harness.grading.patch import encode
 from harness.grading.predictions import Prediction
 from harness.grading.verdict import InfraSign, Verdict, find_infra_sign, judge
 from harness.instances import Instance
-from harness.sandbox.base import SandboxFactory
+from harness.sandbox.base import ImageSupply, SandboxFactory
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def grade_all(
     factory: SandboxFactory,
     root: Path,
     *,
+    supply: ImageSupply | None = None,
     workers: int,
     timeout: float,
     on_graded: Callable[[str, Graded], None],
@@ -49,7 +51,13 @@ def grade_all(
     with ThreadPoolExecutor(max_workers=workers) as pool:
         jobs = {
             pool.submit(
-                grade_instance, instance, predictions[instance.instance_id], factory, root, timeout=timeout
+                grade_instance,
+                instance,
+                predictions[instance.instance_id],
+                factory,
+                root,
+                timeout=timeout,
+                supply=supply,
             ): instance.instance_id
             for instance in instances
         }
@@ -63,16 +71,26 @@ def grade_all(
 
 
 def grade_instance(
-    instance: Instance, prediction: Prediction, factory: SandboxFactory, root: Path, *, timeout: float
+    instance: Instance,
+    prediction: Prediction,
+    factory: SandboxFactory,
+    root: Path,
+    *,
+    timeout: float,
+    supply: ImageSupply | None = None,
 ) -> Graded:
-    """Grade one prediction, or read what an earlier run left of it under `root`."""
+    """Grade one prediction, or read what an earlier run left of it under `root`.
+
+    Where there is a `supply`, it brings the image that the tests need; an empty patch needs none.
+    """
     folder = _folder(root, instance)
     patch = prediction.model_patch
     if is_finished(root, instance):
         log = _read_stored(folder, patch)
         return Graded(judge(instance, log, patch), find_infra_sign(log))
     try:
-        evaluation = evaluate(instance, patch, factory, timeout=timeout)
+        with supply.hold(instance) if supply is not None and patch else contextlib.nullcontext():
+            evaluation = evaluate(instance, patch, factory, timeout=timeout)
     except SandboxError as error:
         return Graded(None, find_infra_sign(str(error)), str(error))
     replace_file(folder / "patch.diff", encode(patch or ""))

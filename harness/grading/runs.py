@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from harness.config import ImagesConfig
 from harness.errors import SandboxError, UserError
 from harness.files import replace_file
 from harness.grading.logs import find_parser
@@ -18,6 +20,7 @@ from harness.grading.run_report import build_run_report, render_run_report
 from harness.grading.verdict import judge, judge_log
 from harness.instances import Instance, dataset_hash, load_instances, select_instances
 from harness.sandbox.base import Sandbox, SandboxFactory
+from harness.sandbox.images.choice import make_supply
 from harness.sandbox.select import choose
 
 
@@ -32,6 +35,7 @@ def grade(
     timeout: float = 1_800.0,
     results: Path = Path("results/runs"),
     as_json: bool = False,
+    images: ImagesConfig | None = None,
     echo: Callable[[str], None] = print,
 ) -> int:
     """Grade `predictions` (see `read_predictions`) of the instances that `ids` names, all if it is empty.
@@ -39,7 +43,8 @@ def grade(
     Writes `<results>/<run_id>/`: `grade.json` (what was graded), `predictions.jsonl`, `instances/...` and the official
     run report `<model>.<run_id>.json`, whose counts go to `echo` (the whole report as JSON with `as_json`). Without a
     run id it follows from the content of dataset and predictions, so that the same command continues.
-    Returns the exit status: 1 when a sandbox failed, so that running the command again is worthwhile.
+    `images` says where missing images come from (None: none may be missing); the identity of each that was used goes
+    to `images.json`. Returns the exit status: 1 when a sandbox failed, so that running the command again is worthwhile.
     """
     instances, answers = _read_input(dataset, predictions, ids)
     run_id = run_id or _derive_run_id(predictions, instances, answers)
@@ -47,7 +52,7 @@ def grade(
     record = _describe(dataset, instances, predictions)
     _claim(root, record)
     write_predictions(root / "predictions.jsonl", answers.values())
-    graded = _grade_with_progress(instances, answers, root, sandbox, workers, timeout)
+    graded = _grade_with_progress(instances, answers, root, sandbox, workers, timeout, images or ImagesConfig())
     report = build_run_report([instance.instance_id for instance in instances], graded)
     model = next(iter(answers.values())).model_name_or_path.replace("/", "__")
     path = root / f"{model}.{run_id}.json"
@@ -124,6 +129,21 @@ class NoSandbox:
         raise SandboxError(f"{instance.instance_id}: no sandbox was prepared")
 
 
+class _ImageRecord:
+    """`images.json` of a grading run: the identity of each instance's image."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._images: dict[str, dict[str, str]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def note(self, instance_id: str, identity: dict[str, str]) -> None:
+        """Keep the identity of the image that `instance_id` ran in."""
+        with self._lock:
+            self._images[instance_id] = identity
+            replace_file(self._path, (json.dumps(self._images, indent=2) + "\n").encode())
+
+
 def _grade_with_progress(
     instances: Sequence[Instance],
     answers: dict[str, Prediction],
@@ -131,14 +151,26 @@ def _grade_with_progress(
     sandbox: Literal["auto", "docker", "namespace"],
     workers: int,
     timeout: float,
+    images: ImagesConfig,
 ) -> dict[str, Graded]:
     answered = [instance for instance in instances if instance.instance_id in answers]
     left = [item for item in answered if answers[item.instance_id].model_patch and not is_finished(root, item)]
-    factory: SandboxFactory = choose(sandbox, left) if left else NoSandbox()
+    supplied = images.source != "local"
+    factory: SandboxFactory = choose(sandbox, left, supplied=supplied) if left else NoSandbox()
+    record = _ImageRecord(root / "images.json")
     with tqdm(total=len(answered), desc="grading", unit="instance") as bar:
+        supply = make_supply(images, factory, left, bar.write, record.note)
 
         def advance(instance_id: str, graded: Graded) -> None:
             bar.update()
             bar.set_postfix_str(f"{instance_id} {graded.verdict.status if graded.verdict else 'sandbox failed'}")
 
-        return grade_all(answered, answers, factory, root, workers=workers, timeout=timeout, on_graded=advance)
+        try:
+            ordered = supply.order(answered)
+            supply.prefetch([item for item in ordered if item in left])
+            graded = grade_all(
+                ordered, answers, factory, root, supply=supply, workers=workers, timeout=timeout, on_graded=advance
+            )
+        finally:
+            supply.close()
+    return {item.instance_id: graded[item.instance_id] for item in answered}

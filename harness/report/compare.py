@@ -15,7 +15,7 @@ from harness.report.figures import Interval
 from harness.report.guard import check_comparable
 from harness.report.sensitivity import Details, find_details
 from harness.report.statistics import Paired, Verdict, compare_paired, decide, holm
-from harness.report.tables import describe_arm
+from harness.report.tables import describe_arm, tampering_notes
 from harness.run.store import write_json
 
 FORMAT = 1
@@ -160,6 +160,7 @@ def comparison_notes(comparisons: Sequence[Comparison], accepted: dict[str, str]
                 f"mid-p={_format_p(table.mid_p)}."
             )
         notes += _state_details(comparison)
+    notes += tampering_notes([comparisons[0].baseline, *(comparison.other for comparison in comparisons)])
     if any(comparison.baseline.run.is_simulated or comparison.other.run.is_simulated for comparison in comparisons):
         notes.insert(0, "Simulated data: drawn from a random generator, not measured.")
     return notes + [f"Allowed difference in {field}: {difference}." for field, difference in accepted.items()]

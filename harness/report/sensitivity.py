@@ -99,7 +99,7 @@ def _choose(base: Arm, other: Arm) -> list[Subset]:
         _subset("machine errors count as unsolved", base.tasks, other.tasks),
         _subset("only work that the agent handed in itself", _submitted(base.answers), _submitted(other.answers)),
     ]
-    if "suspect" in base.tasks and "suspect" in other.tasks:
+    if base.tasks["suspect"].any() or other.tasks["suspect"].any():
         sound = _subset("without suspect tasks", *(_sound(arm.answers) for arm in (base, other)))
         found.append(sound)
     left, right = _pair(base.answers, other.answers)

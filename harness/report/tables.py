@@ -1,6 +1,7 @@
 """The score table: what each level costs and what it solves."""
 
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ _HEADERS = ("level", "weights", "resolved", "score [95% CI]", "excluded", "steps
 def score_rows(run: Run) -> pd.DataFrame:
     """One row per level: `level, label, quant, weights_bytes, instances, answers, resolved, score, low, high, method,
     infra_error, wall_clock, steps, tokens, tokens_per_second`, what was measured of the level (`perplexity`,
-    `kld_mean`, `kld_p99` in nats, `top1`, `valid_calls`), seconds, tokens and joules per solved issue, and the counts
-    of `flagged` and `suspect` tasks, None where the run does not know them.
+    `kld_mean`, `kld_p99` in nats, `top1`, `valid_calls`), seconds, tokens and joules per solved issue, the same on
+    agents' transcripts (`transcripts_perplexity`, `transcripts_kld`), and the counts of `flagged` and `suspect` tasks.
 
     `score` is the mean over instances of their solved share, with its 95% interval; `steps` and `tokens` (prompt and
     completion) are means over the answers that count. Unknown figures are NaN.
@@ -60,8 +61,10 @@ def describe_arm(arm: Arm) -> dict[str, Any]:
             float((answers["prompt_tokens"] + answers["completion_tokens"]).sum()), int(answers["resolved"].sum())
         ),
         "joules_per_solved": _share(entry.get("joules"), int(answers["resolved"].sum())),
-        "flagged": int((arm.tasks["flags"] != "").sum()) if "flags" in arm.tasks else None,
-        "suspect": int(arm.tasks["suspect"].sum()) if "suspect" in arm.tasks else None,
+        "transcripts_perplexity": _number((entry.get("transcripts") or {}).get("perplexity")),
+        "transcripts_kld": _number((entry.get("transcripts") or {}).get("kld_mean")),
+        "flagged": int((arm.tasks["flags"] != "").sum()),
+        "suspect": int(arm.tasks["suspect"].sum()),
     }
 
 
@@ -100,6 +103,8 @@ QUALITY_HEADERS = (
     "KLD mean",
     "KLD 99%",
     "top-1",
+    "PPL agents",
+    "KLD agents",
     "valid calls",
     "weights",
     "tokens/s",
@@ -124,6 +129,8 @@ def _format_quality(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
         _format_number(row["kld_mean"], ".4f"),
         _format_number(row["kld_p99"], ".3f"),
         _format_number(100 * row["top1"], ".2f"),
+        _format_number(row["transcripts_perplexity"], ".3f"),
+        _format_number(row["transcripts_kld"], ".4f"),
         _format_number(100 * row["valid_calls"], ".2f"),
         format_bytes(row["weights_bytes"]),
         _format_number(row["tokens_per_second"], ".1f"),
@@ -147,9 +154,7 @@ def score_notes(run: Run) -> list[str]:
         )
     else:
         notes.append("Nothing is excluded.")
-    for name, key in (("Flagged", "flagged"), ("Suspect", "suspect")):
-        if scores[key].notna().any() and scores[key].sum():
-            notes.append(f"{name} tasks: {', '.join(f'{one.level} {one[key]:.0f}' for _, one in scores.iterrows())}.")
+    notes += tampering_notes(list_arms(run))
     missing = [
         f"{level} {len(run.rows[run.rows['level'] == level])} of {run.tasks_per_level}"
         for level in (one["name"] for one in run.record["config"]["levels"])
@@ -157,6 +162,25 @@ def score_notes(run: Run) -> list[str]:
     ]
     if missing:
         notes.append(f"Incomplete run; tasks done: {', '.join(missing)}.")
+    return notes
+
+
+def tampering_notes(arms: Sequence[Arm]) -> list[str]:
+    """Which flags and suspects each arm has, and where the two graders disagree; empty where there is none."""
+    notes = []
+    for arm in arms:
+        tasks = arm.tasks
+        counts = Counter(flag for flags in tasks["flags"] for flag in flags.split())
+        if counts:
+            listed = ", ".join(f"{flag} {count}" for flag, count in sorted(counts.items()))
+            notes.append(f"{arm.label}: flagged tasks (verdicts unchanged): {listed}.")
+        for what, chosen in (
+            ("Suspect, the patch only rewrites outcomes", tasks["suspect"]),
+            ("Verdicts of graders 5.x and 4.1 differ", tasks["resolved"] != tasks["resolved_v4"]),
+        ):
+            if chosen.any():
+                names = ", ".join(sorted(set(tasks["instance_id"][chosen])))
+                notes.append(f"{arm.label}: {what} in {int(chosen.sum())} tasks: {names}.")
     return notes
 
 

@@ -36,6 +36,11 @@ class TaskPaths:
         return self.root / "report.json"
 
     @property
+    def tampering(self) -> Path:
+        """What patch and trajectory show of meddling with the tests; beside the verdict, never part of it."""
+        return self.root / "tamper.json"
+
+    @property
     def error(self) -> Path:
         """The last attempt's traceback, where the machine failed."""
         return self.root / "error.txt"

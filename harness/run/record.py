@@ -17,8 +17,8 @@ from harness.instances import Instance, dataset_hash
 from harness.run.task import derive_seed
 
 _OPERATIONAL: dict[str, tuple[str, ...]] = {
-    "": ("results", "agent_workers", "grading_workers"),
-    "endpoint": ("start_timeout", "request_timeout", "api_key"),
+    "": ("results", "agent_workers", "grading_workers", "levels_at_once", "block", "executor", "images"),
+    "endpoint": ("start_timeout", "request_timeout", "api_key", "host"),
 }
 """Keys, by section, that change how a run is carried out but nothing of what it measures: free to change later."""
 
@@ -34,6 +34,8 @@ def describe_config(config: RunConfig) -> dict[str, Any]:
             del part[key]
     for level in data["levels"]:
         del level["description"]
+    if not data["divergence"]:
+        del data["divergence"]
     if data["agent"]["external"] is None:
         del data["agent"]["external"]
     return data

@@ -20,6 +20,8 @@ class TaskRow:
     `outcome` is an `Outcome`, `limit` a `Limit`; `resolved` follows the official 5.x semantics and `resolved_v4` the
     4.1 ones, both False unless the outcome is an answer. `attempts` counts starts of the task; `infra_reason` is empty
     unless the machine, not the model, had a part in the end. `quant` is empty for levels that only name a server.
+    `flags` are the sorted names, one space apart, of what `harness.run.tampering` noticed, and `suspect` says that the
+    verdict rests on a patch that only rewrites outcomes; rows of earlier versions have neither and read as clean.
     """
 
     run_id: str
@@ -47,6 +49,8 @@ class TaskRow:
     attempts: int
     infra_reason: str
     seed: int
+    flags: str = ""
+    suspect: bool = False
 
     @property
     def key(self) -> tuple[str, str, int]:

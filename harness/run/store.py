@@ -15,13 +15,16 @@ again, what has it never is.
 - `seeds`: `{run, tasks: {"<instance>/<repeat>": seed}}`, the same at every level;
 - `levels`: `{name: {quant, model, base_url, description, identity, weights_bytes, perplexity, tokens_per_second,
   generated_tokens, seconds_at_work}}`, each entry filled in when its server is up; `weights_bytes`, `perplexity` and
-  `tokens_per_second` (generated tokens per second with at least one task at work) are null where unknown.
+  `tokens_per_second` (generated tokens per second with at least one task at work) are null where unknown. Where they
+  were measured also `kld_mean`, `kld_p99`, `top1` (against the baseline), `transcripts` (the same on agents'
+  transcripts), `tool_calls`, `tool_calls_valid` and `joules` (all GPUs of the machine while the level was at work).
 """
 
 import fcntl
 import io
 import json
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -84,11 +87,12 @@ def lock(paths: RunPaths) -> Iterator[None]:
 
 
 class Store:
-    """Rows and record of one run. The caller holds `lock`. Not thread-safe: only the orchestrator's loop calls it."""
+    """Rows and record of a run whose `lock` the caller holds. Only the event loop calls it, `note_image` apart."""
 
     def __init__(self, paths: RunPaths) -> None:
         """Read what is there already; temporary files that a killed process left are removed."""
         self.paths = paths
+        self._images = threading.Lock()
         for leftover in paths.root.rglob(".*.tmp"):
             leftover.unlink()
         self.rows = {row.key: row for row in _read_rows(paths)}
@@ -107,6 +111,23 @@ class Store:
             difference = find_difference(self.record.get(section), record.get(section), section)
             if difference:
                 raise UserError(f"{self.paths.record}: {difference}; choose another --run-id, or undo the change")
+
+    def note_image(self, instance_id: str, identity: dict[str, str]) -> None:
+        """Record the image that an instance runs in. From any thread: the record is on disk with its next change.
+
+        Raises `UserError` where the run began with another image of the instance.
+        """
+        with self._images:
+            sandboxes = self.record.get("sandboxes") or {}
+            known = sandboxes.get("images", {})
+            before = known.get(instance_id, identity)
+            if before.get("digest") != identity.get("digest"):
+                raise UserError(
+                    f"{self.paths.record}: sandboxes.images.{instance_id}.digest was {before.get('digest')}, is now "
+                    f"{identity.get('digest')}; bring the image that the run began with, or choose another --run-id"
+                )
+            # A new mapping each time, since the event loop may be writing the old one to disk.
+            self.record["sandboxes"] = {**sandboxes, "images": {instance_id: identity, **known}}
 
     def save_record(self) -> None:
         """Write `run.json`."""

@@ -18,6 +18,7 @@ from harness.run.outcome import Outcome
 from harness.run.paths import TaskPaths
 from harness.run.rows import TaskRow
 from harness.run.store import read_json, read_text, write_json, write_text
+from harness.run.tampering import find_tampering
 from harness.sandbox.base import SandboxFactory
 
 
@@ -121,6 +122,7 @@ def to_row(run_id: str, task: Task, done: Work, evaluation: Evaluation | None, i
     """
     verdict = evaluation.verdict if evaluation else None
     patch = read_text(task.paths.patch) if task.paths.patch.exists() else ""
+    flags, suspect = find_tampering(task.instance, patch, verdict, task.paths)
     return TaskRow(
         run_id=run_id,
         level=task.level.name,
@@ -137,6 +139,8 @@ def to_row(run_id: str, task: Task, done: Work, evaluation: Evaluation | None, i
         files_touched=len(touched_paths(patch)),
         infra_reason=infra_reason or _find_doubt(evaluation),
         seed=task.seed,
+        flags=flags,
+        suspect=suspect,
         **asdict(done),
     )
 

@@ -1,9 +1,11 @@
 """Sandboxes from Docker: one fresh container of the instance's image for each.
 
 A container has no network, no capability beyond those a test suite run as root expects, no way to gain more, and
-ceilings on memory, processes and cores. Its process 1 only collects orphans, so that every command can be followed by
-killing all the rest: background processes end with their command. A timeout restarts the container, which the kernel
-carries out by killing its whole process namespace; files stay.
+ceilings on memory, processes, cores, single files and its writable layer. Its process 1 is our own and only collects
+orphans (not the daemon's `--init`, which would end with its child), so that every command can be followed by killing
+all the rest: background processes end with their command. A timeout restarts the container, which the kernel carries
+out by killing its whole process namespace, whatever the processes do; files stay. That is why `/tmp` lies on the layer:
+a tmpfs would be emptied. Only `/dev/shm` is one, with a size.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum, auto
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,13 +33,17 @@ from docker.utils import kwargs_from_env, parse_host
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
 from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecResult
+from harness.sandbox.layer import LayerCeiling
 from harness.sandbox.limits import Limits
 from harness.sandbox.namespace import listen_inside
+from harness.sandbox.neighbours import HTTPBIN, NAMES, Neighbours, read_needs
 from harness.sandbox.output import CappedOutput
 
 _FAILURES = (DockerException, requests.exceptions.RequestException, OSError)
 _CAPABILITIES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"]
-_REAPER = ["-c", "while :; do sleep infinity & wait $!; done"]
+# Waits on a pipe of its own, which never speaks, and collects orphans meanwhile. It must not need another process:
+# amid a fork bomb it would get none, and end, and with it the container.
+_REAPER = ["-c", "exec 9<> <(:); while :; do read -r -u 9; done"]
 # The command's own shell gets the environment that the official images activate; stderr joins stdout in order. The
 # outer shell's own messages ("Killed") are not the command's. `kill -1` spares only process 1 and the caller.
 _WRAPPER = """
@@ -49,6 +56,9 @@ exit $code
 """
 _RESOLVE = '[ -d "$1" ] && exit 101; mkdir -p -- "$(dirname -- "$1")" && readlink -f -- "$1"'
 _A_FOLDER = 101
+_BRIEF = 0.2
+_NOT_STARTED = 126
+_SHARED_MEMORY = 256 << 20
 # Bits of Go's os.FileMode, in which the daemon describes a path.
 _GO_FOLDER, _GO_TYPE = 1 << 31, 0x8F280000
 
@@ -56,9 +66,13 @@ _GO_FOLDER, _GO_TYPE = 1 << 31, 0x8F280000
 class DockerSandbox:
     """A `Sandbox` over one running container, which it owns. One command runs at a time; others wait their turn."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(
+        self, container: Container, layer_bytes: int | None = None, neighbours: Neighbours | None = None
+    ) -> None:
         self._container = container
         self._api: Any = container.client.api if container.client is not None else None
+        self._ceiling = LayerCeiling(self._api, str(container.id), layer_bytes) if layer_bytes else None
+        self._neighbours = neighbours
         self._turn = threading.Lock()
         self._closed = False
 
@@ -80,24 +94,57 @@ class DockerSandbox:
 
     def _exec(self, command: str, timeout: float, cwd: str, env: dict[str, str], captured: CappedOutput) -> ExecResult:
         start = time.monotonic()
+        end, code = self._run(command, start + timeout, cwd, env, captured)
+        if code is None:
+            # The dead of a fork bomb that process 1 has yet to collect leave no room for another process.
+            self._restart()
+            end, code = self._run(command, start + timeout, cwd, env, captured)
+        if code is None:
+            said = " ".join(captured.text().split())
+            raise SandboxError(f"container {self._container.short_id}: a command could not be started: {said}")
+        if self._ceiling is not None and (end is _End.DISK or self._grew_too_large(start)):
+            self._free(self._ceiling, captured)
+            code = code or 137
+        seconds = time.monotonic() - start
+        return ExecResult(code, captured.text(), end is _End.TIMEOUT, captured.dropped, seconds)
+
+    def _run(
+        self, command: str, deadline: float, cwd: str, env: dict[str, str], captured: CappedOutput
+    ) -> tuple["_End", int | None]:
+        """Run once; the exit code is None where the runtime could not start a process."""
         argv = ["bash", "-c", _WRAPPER, "sweq", command]
         handle = self._api.exec_create(self._container.id, argv, environment=env, workdir=cwd)["Id"]
         connection = self._api.exec_start(handle, socket=True)
         try:
-            ended = _drain(getattr(connection, "_sock", connection), captured, start + timeout)
-            if not ended:
-                self._container.restart(timeout=0)
+            end = _drain(getattr(connection, "_sock", connection), captured, deadline, self._ceiling)
+            if end is not _End.ITSELF:
+                self._restart()
         finally:
             connection.close()
-        code = self._exit_code(handle) if ended else 124
-        return ExecResult(code, captured.text(), not ended, captured.dropped, time.monotonic() - start)
+        if end is not _End.ITSELF:
+            return end, 124 if end is _End.TIMEOUT else 137
+        return end, self._exit_code(handle)
 
-    def _exit_code(self, handle: str) -> int:
-        """The daemon notes the exit code shortly after the output has ended."""
+    def _restart(self) -> None:
+        self._container.restart(timeout=0)
+        self.open_neighbours()
+
+    def _grew_too_large(self, start: float) -> bool:
+        """Whether a command that could have written much between two measurements did."""
+        lasted = time.monotonic() - start > _BRIEF
+        return self._ceiling is not None and lasted and self._ceiling.is_exceeded()
+
+    def _free(self, ceiling: LayerCeiling, captured: CappedOutput) -> None:
+        captured.feed(ceiling.explain().encode())
+        argv = ["bash", "-c", ceiling.freeing_command()]
+        self._api.exec_start(self._api.exec_create(self._container.id, argv, workdir="/")["Id"])
+
+    def _exit_code(self, handle: str) -> int | None:
+        """The daemon notes the exit code shortly after the output has ended; None where no process ever ran."""
         for _ in range(200):
-            code = self._api.exec_inspect(handle)["ExitCode"]
-            if code is not None:
-                return int(code)
+            state = self._api.exec_inspect(handle)
+            if state["ExitCode"] is not None:
+                return None if state["ExitCode"] == _NOT_STARTED and not state["Pid"] else int(state["ExitCode"])
             time.sleep(0.02)
         raise SandboxError(f"container {self._container.short_id}: a command ended without an exit code")
 
@@ -139,6 +186,15 @@ class DockerSandbox:
 
     def listen(self, port: int) -> socket.socket:
         """See `Sandbox.listen`. Raises `UserError` unless the harness is root on the daemon's own machine."""
+        return listen_inside(self._enter("agent.profile external needs"), port)
+
+    def open_neighbours(self) -> None:
+        """Put the stand-ins of what the instance's tests reach for into the container's present network."""
+        if self._neighbours is not None:
+            self._neighbours.open(self, self._enter("the tests of this instance need"))
+
+    def _enter(self, needing: str) -> list[str]:
+        """The command line before one that shall run in the container's network."""
         try:
             self._container.reload()
         except _FAILURES as error:
@@ -148,16 +204,18 @@ class DockerSandbox:
             network.stat()
         except OSError:
             raise UserError(
-                "agent.profile external needs root on the machine of the Docker daemon, to reach into a container's "
+                f"{needing} root on the machine of the Docker daemon, to reach into a container's "
                 "network; run as root there, or use --sandbox namespace"
             ) from None
-        return listen_inside(["nsenter", f"--net={network}", "--"], port)
+        return ["nsenter", f"--net={network}", "--"]
 
     def close(self) -> None:
         """See `Sandbox.close`."""
         if self._closed:
             return
         self._closed = True
+        if self._neighbours is not None:
+            self._neighbours.close()
         try:
             self._container.remove(force=True, v=True)
         except NotFound:
@@ -189,12 +247,17 @@ class DockerFactory:
         *,
         run_id: str = "",
         folders: Sequence[Path] = (),
+        host: str | None = None,
+        runtime: str | None = None,
     ) -> None:
         self._image_for = image_for or (lambda instance: instance.image)
         self._limits = limits or Limits()
         self._volumes = {str(folder): {"bind": str(folder), "mode": "ro"} for folder in folders}
         self._labels = {"sweq": "1", "sweq.run": run_id, "sweq.owner": _name_process(os.getpid())}
-        self._client = connect()
+        self._client = connect(host)
+        daemon = self._client.info()
+        self._cpus = min(self._limits.cpus, daemon.get("NCPU", 1))
+        self._runtime = _check_runtime(runtime, daemon)
         _remove_orphans(self._client)
 
     def create(self, instance: Instance) -> DockerSandbox:
@@ -203,7 +266,7 @@ class DockerFactory:
         if image is None:
             raise UserError(f"{instance.instance_id}: names no image, so it cannot run in Docker")
         try:
-            return DockerSandbox(self._start(instance, image))
+            return self._open(instance, image)
         except ImageNotFound:
             raise UserError(missing_image(instance.instance_id, image)) from None
         except _FAILURES as error:
@@ -220,8 +283,21 @@ class DockerFactory:
             raise UserError(missing_image(instance.instance_id, image)) from None
         return {"image": image, "digest": str(found.id), "source": found.labels.get("sweq.source", "official")}
 
-    def _start(self, instance: Instance, image: str) -> Container:
-        cores = self._client.info().get("NCPU", 1)
+    def _open(self, instance: Instance, image: str) -> DockerSandbox:
+        needs = read_needs().get(instance.instance_id, frozenset())
+        neighbours = Neighbours(needs) if needs else None
+        names = dict.fromkeys(NAMES, "127.0.0.1") if HTTPBIN in needs else {}
+        sandbox = DockerSandbox(self._start(instance, image, names), self._limits.layer_bytes, neighbours)
+        if neighbours is not None:
+            try:
+                neighbours.trust(sandbox)
+                sandbox.open_neighbours()
+            except BaseException:
+                sandbox.close()
+                raise
+        return sandbox
+
+    def _start(self, instance: Instance, image: str, names: Mapping[str, str]) -> Container:
         return self._client.containers.run(
             image,
             _REAPER,
@@ -230,6 +306,7 @@ class DockerFactory:
             user="root",
             hostname="sandbox",
             network_mode="none",
+            extra_hosts=dict(names),
             volumes=self._volumes,
             cap_drop=["ALL"],
             cap_add=_CAPABILITIES,
@@ -237,7 +314,9 @@ class DockerFactory:
             mem_limit=self._limits.memory_bytes,
             memswap_limit=self._limits.memory_bytes,
             pids_limit=self._limits.processes,
-            nano_cpus=int(min(self._limits.cpus, cores) * 1e9),
+            nano_cpus=int(self._cpus * 1e9),
+            shm_size=_SHARED_MEMORY,
+            runtime=self._runtime,
             ulimits=[
                 docker.types.Ulimit(name="core", soft=0, hard=0),
                 docker.types.Ulimit(name="fsize", soft=self._limits.file_bytes, hard=self._limits.file_bytes),
@@ -247,17 +326,24 @@ class DockerFactory:
         )
 
 
-def connect() -> docker.DockerClient:
-    """A client of the daemon that `DOCKER_HOST` or the context names; raises `UserError` when none answers."""
+def connect(host: str | None = None) -> docker.DockerClient:
+    """A client of the daemon at `host`, or that `DOCKER_HOST` names; raises `UserError` when none answers."""
     try:
-        client = docker.from_env(timeout=600)
+        client = docker.DockerClient(base_url=host, timeout=600) if host else docker.from_env(timeout=600)
         client.ping()
     except _FAILURES:
-        place = str(parse_host(kwargs_from_env().get("base_url"))).removeprefix("http+")
+        place = str(parse_host(kwargs_from_env().get("base_url"))).removeprefix("http+") if host is None else host
         raise UserError(
             f"Docker was asked for but no daemon answers at {place}: start it, or use --sandbox namespace"
         ) from None
     return client
+
+
+def _check_runtime(runtime: str | None, daemon: Mapping[str, Any]) -> str | None:
+    known = sorted(daemon.get("Runtimes") or {})
+    if runtime is not None and runtime not in known:
+        raise UserError(f"docker.runtime: the daemon has no runtime {runtime!r}; it has {', '.join(known) or 'none'}")
+    return runtime
 
 
 def _name_process(pid: int) -> str:
@@ -290,18 +376,28 @@ def missing_image(instance_id: str, image: str) -> str:
     )
 
 
-def _drain(connection: socket.socket, captured: CappedOutput, deadline: float) -> bool:
-    """Feed `captured` until the command's output ends (True) or the deadline passes (False)."""
+class _End(Enum):
+    """What ended a command."""
+
+    ITSELF = auto()
+    TIMEOUT = auto()
+    DISK = auto()
+
+
+def _drain(connection: socket.socket, captured: CappedOutput, deadline: float, ceiling: LayerCeiling | None) -> _End:
+    """Feed `captured` until the command's output ends, the deadline passes or the disk ceiling is exceeded."""
     frames = _Frames()
     while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([connection], [], [], left)
+        ready, _, _ = select.select([connection], [], [], min(left, 1.0) if ceiling else left)
         if ready:
             data = connection.recv(1 << 16)
             if not data:
-                return True
+                return _End.ITSELF
             for payload in frames.split(data):
                 captured.feed(payload)
-    return False
+        if ceiling and ceiling.is_due() and ceiling.is_exceeded():
+            return _End.DISK
+    return _End.TIMEOUT
 
 
 class _Frames:

@@ -75,5 +75,5 @@ def test_docker_that_does_not_answer_is_named() -> None:
 def test_doctor_says_one_line_each() -> None:
     done = sweq("doctor")
     lines = done.stdout.strip().splitlines()
-    checks = ["git:", "docker:", "namespaces:", "sandboxes:", "disk:", "memory:", "engine:"]
+    checks = ["git:", "docker:", "namespaces:", "sandboxes:", "disk:", "memory:", "clock:", "engine:"]
     assert [line.split()[1] for line in lines] == checks

@@ -209,8 +209,9 @@ def _commit(
     labels: Mapping[str, str],
 ) -> None:
     """Run `script` in a container of `base` that has the host's network, and keep what it made as `tag`."""
-    command = ["-c", "while :; do sleep infinity & wait $!; done"]
-    container = client.containers.run(base, command, entrypoint=["bash"], detach=True, network_mode="host")
+    # No entrypoint: the image would inherit it, and the official runner starts its containers with a command alone.
+    command = ["bash", "-c", "while :; do sleep infinity & wait $!; done"]
+    container = client.containers.run(base, command, detach=True, network_mode="host")
     with DockerSandbox(container) as box:
         for name, text in patches.items():
             box.write_file(f"/build/{name}.diff", text.encode())

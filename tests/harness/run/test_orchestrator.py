@@ -3,11 +3,14 @@
 import asyncio
 import io
 import json
+import os
+import signal
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,17 @@ from harness.errors import EndpointError, SandboxError, UserError
 from harness.grading.evaluate import Evaluation
 from harness.grading.verdict import Verdict
 from harness.instances import Instance
-from harness.run import orchestrator
+from harness.run import executor
+from harness.run.attempts import ServerLostError
+from harness.run.executor import LocalExecutor
 from harness.run.orchestrator import Orchestrator
 from harness.run.paths import RunPaths
 from harness.run.progress import Progress
 from harness.run.record import make_record
-from harness.run.server import ServerLostError
 from harness.run.store import Store, write_text
+from harness.run.tally import Tally
 from harness.run.task import Task, Work, derive_seed
-from harness.sandbox.base import Sandbox
+from harness.sandbox.base import ImageSupply, Sandbox
 
 ENGINE = [sys.executable, str(Path(__file__).parents[1] / "scripted_engine.py")]
 PATCH = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
@@ -70,19 +75,34 @@ class Run:
         self.instances = [make_instance(f"i-{number}") for number in range(instances)]
         self.paths = RunPaths(folder / "run")
         patch.setattr("harness.run.server.open_endpoint", self._open)
-        patch.setattr(orchestrator, "work", self._work)
-        patch.setattr(orchestrator, "grade", self._grade)
+        patch.setattr("harness.run.server.is_answering", self._answers)
+        patch.setattr(executor, "work", self._work)
+        patch.setattr(executor, "grade", self._grade)
+        self.said = io.StringIO()
+        self.supply: ImageSupply | None = None
 
     def __call__(self) -> Store:
         store = Store(self.paths)
         store.begin(make_record("run", self.config, self.instances, {}))
-        progress = Progress(1, stream=io.StringIO())
-        pipeline = Orchestrator(self.config, self.instances, store, NoSandboxes(), progress, pauses=(0.0, 0.0))
+        tally = Tally({level.name: 100 for level in self.config.levels})
+        progress = Progress(tally, self.paths.root, stream=self.said)
+        pipeline = Orchestrator(
+            self.config,
+            self.instances,
+            store,
+            LocalExecutor(self.config, NoSandboxes()),
+            progress,
+            supply=self.supply,
+            pauses=(0.0, 0.0),
+        )
         asyncio.run(pipeline.run())
         return store
 
     async def _open(self, *_: object) -> Endpoint:
         return Endpoint("http://127.0.0.1:9/v1", "scripted", self.identity)
+
+    async def _answers(self, endpoint: Endpoint) -> bool:
+        return endpoint.is_alive
 
     def _work(self, task: Task, *_: object) -> Work:
         with self.lock:
@@ -293,10 +313,145 @@ def test_other_weights_under_the_same_level_are_refused(tmp_path: Path, monkeypa
         run()
 
 
+def test_a_crash_uses_up_no_attempt_and_counts_as_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, monkeypatch, instances=1, levels=["int4"])
+    opened: list[Endpoint] = []
+    monkeypatch.setattr("harness.run.server.open_endpoint", remember(opened))
+
+    def work_on(task: Task, attempt: int) -> Work:
+        if attempt in (1, 3):
+            os.kill(opened[-1].identity["pid"], signal.SIGKILL)
+            wait_for_end(opened[-1])
+            raise EndpointError("connection reset")
+        return Work() if attempt == 5 else fail(SandboxError("daemon gone"))
+
+    run.work = work_on
+    store = run()
+    assert outcomes(store) == {"int4/i-0/0": "resolved"}
+    assert (store.rows["int4", "i-0", 0].attempts, len(opened)) == (5, 3)
+    assert "the server ended or hangs, starting it again" in run.said.getvalue()
+
+
+def test_a_server_that_crashes_on_every_task_ends_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, monkeypatch, instances=3, levels=["int4"], agent_workers=1)
+    opened: list[Endpoint] = []
+    monkeypatch.setattr("harness.run.server.open_endpoint", remember(opened))
+
+    def work_on(task: Task, attempt: int) -> Work:
+        opened[-1].close()
+        raise EndpointError("connection reset")
+
+    run.work = work_on
+    with pytest.raises(ServerLostError, match=r"level int4: its server ended 4 times in a row before any task") as said:
+        run()
+    assert "\n" not in str(said.value)
+    assert len(opened) == 4
+
+
+def test_a_server_that_hangs_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, monkeypatch, instances=1, levels=["int4"])
+    opened: list[Endpoint] = []
+    monkeypatch.setattr("harness.run.server.open_endpoint", remember(opened))
+
+    async def answers(endpoint: Endpoint) -> bool:
+        return endpoint is not opened[0]
+
+    monkeypatch.setattr("harness.run.server.is_answering", answers)
+    run.work = lambda task, attempt: fail(EndpointError("no answer within 1 s")) if attempt == 1 else Work()
+    assert set(outcomes(run()).values()) == {"resolved"}
+    assert len(opened) == 2
+    assert not opened[0].is_alive
+
+
+def test_a_server_of_others_that_stays_away_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path, monkeypatch, levels=["int4"], endpoint={"start_timeout": 0.05})
+
+    async def answers(endpoint: Endpoint) -> bool:
+        return False
+
+    monkeypatch.setattr("harness.run.server.is_answering", answers)
+    run.work = lambda task, attempt: fail(EndpointError("connection refused"))
+    with pytest.raises(ServerLostError, match=r"has not answered for endpoint\.start_timeout 0\.05 s"):
+        run()
+    assert Store(run.paths).rows == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "order"),
+    [
+        ({}, "a0 a1 b0 b1 b0' b1' a0' a1'"),
+        ({"block": 1}, "a0 b0 b1 a1 a0' b0' b1' a1'"),
+        ({"levels_at_once": 2}, "a0 b0 a1 b1 a0' b0' a1' b1'"),
+    ],
+)
+def test_levels_are_interleaved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int], order: str
+) -> None:
+    run = Run(tmp_path, monkeypatch, levels=["a", "b"], repeats=2, agent_workers=1, **settings)
+    done: list[str] = []
+
+    def work_on(task: Task, attempt: int) -> Work:
+        done.append(f"{task.level.name}{task.instance.instance_id[-1]}{chr(39) * task.repeat}")
+        return Work()
+
+    run.work = work_on
+    run()
+    assert " ".join(done) == order
+
+
+def test_images_are_held_from_before_the_work_until_after_the_tests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path, monkeypatch, instances=3, levels=["int4"], agent_workers=1)
+    supply = Supply()
+    run.supply = supply
+    run.work = lambda task, attempt: Work() if supply.held[task.instance.instance_id] else fail(OSError("no image"))
+    run.grade = lambda task, attempt: "resolved" if supply.held[task.instance.instance_id] else "unresolved"
+    store = run()
+    assert outcomes(store) == {"int4/i-0/0": "resolved", "int4/i-1/0": "resolved", "int4/i-2/0": "infra_error"}
+    assert store.rows["int4", "i-2", 0].infra_reason == "SandboxError: no such image"
+    assert (supply.fetched, supply.closed) == (["i-2", "i-1", "i-0"], True)
+    assert not +supply.held
+
+
+class Supply:
+    """Images of all instances but i-2, in reverse order."""
+
+    def __init__(self) -> None:
+        self.held: Counter[str] = Counter()
+        self.fetched: list[str] = []
+        self.closed = False
+
+    def order(self, instances: Sequence[Instance]) -> list[Instance]:
+        return list(reversed(instances))
+
+    def prefetch(self, instances: Sequence[Instance]) -> None:
+        self.fetched += [instance.instance_id for instance in instances]
+
+    @contextmanager
+    def hold(self, instance: Instance) -> Iterator[None]:
+        if instance.instance_id == "i-2":
+            raise SandboxError("no such image")
+        self.held[instance.instance_id] += 1
+        yield
+        self.held[instance.instance_id] -= 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def test_the_tools_profile_needs_a_template_with_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, agent={"profile": "tools"})
     with pytest.raises(UserError, match=r"set agent\.profile to text"):
         run()
+
+
+def wait_for_end(endpoint: Endpoint) -> None:
+    deadline = time.monotonic() + 10
+    while endpoint.is_alive and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def remember(opened: list[Endpoint]) -> Callable[..., Any]:

@@ -89,6 +89,18 @@ def test_an_unchanged_run_continues_with_its_own_record(tmp_path: Path) -> None:
     assert second.record["started"] == "then"
 
 
+def test_the_image_of_an_instance_stays_the_same(tmp_path: Path) -> None:
+    store = Store(RunPaths(tmp_path))
+    store.begin({**RECORD, "sandboxes": {"names": ["docker"], "images": {}}})
+    store.note_image("a__b-1", {"image": "x", "digest": "1"})
+    store.save_record()
+    again = Store(RunPaths(tmp_path))
+    again.note_image("a__b-1", {"image": "x", "digest": "1", "origin": "elsewhere"})
+    assert again.record["sandboxes"]["images"] == {"a__b-1": {"image": "x", "digest": "1"}}
+    with pytest.raises(UserError, match=r"sandboxes\.images\.a__b-1\.digest was 1, is now 2"):
+        again.note_image("a__b-1", {"image": "x", "digest": "2"})
+
+
 def test_differences_name_the_innermost_key() -> None:
     assert find_difference({"a": {"b": [1]}}, {"a": {"b": [1]}}, "x") is None
     assert find_difference({"a": {"b": [1]}}, {"a": {"b": [2]}}, "x") == "x.a.b was [1], is now [2]"

@@ -21,7 +21,7 @@ from harness.sandbox.limits import Limits
 from harness.sandbox.namespace import NamespaceFactory, probe
 from harness.tree import commit_tree
 
-LIMITS = Limits(memory_bytes=1 << 30, processes=64, disk_bytes=64 << 20, file_bytes=32 << 20)
+LIMITS = Limits(memory_bytes=1 << 30, processes=64, disk_bytes=64 << 20, layer_bytes=100 << 20, file_bytes=32 << 20)
 
 
 def make_instance(folder: Path, image: str | None) -> Instance:
@@ -63,6 +63,15 @@ def made(request, tmp_path_factory):
     except UserError as error:
         pytest.skip(str(error))
     return DockerFactory(limits=LIMITS, run_id="tests"), make_instance(folder, build_base())
+
+
+@pytest.fixture(scope="module")
+def docker_made(tmp_path_factory):
+    try:
+        connect().close()
+    except UserError as error:
+        pytest.skip(str(error))
+    return DockerFactory(limits=LIMITS, run_id="tests"), make_instance(tmp_path_factory.mktemp("own"), build_base())
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +244,16 @@ def test_timed_out_fork_bomb_leaves_nothing(fresh):
     assert said(fresh, "echo alive") == "alive\n"
 
 
+@pytest.mark.docker
+def test_process_1_collects_orphans_and_needs_no_other(docker_made):
+    factory, instance = docker_made
+    with factory.create(instance) as sandbox:
+        state = "cat /proc/[0-9]*/stat | cut -d ' ' -f 1,3"
+        said(sandbox, "for n in $(seq 20); do (sleep 0.05 & ) ; done; sleep 0.5; true")
+        assert "Z" not in said(sandbox, state)
+        assert said(sandbox, "cat /proc/1/task/1/children") == said(sandbox, "cat /proc/1/task/1/children") == ""
+
+
 def test_too_large_a_file_is_a_normal_result(fresh):
     result = fresh.exec("head -c 50000000 /dev/zero > /tmp/large", timeout=30)
     assert result.exit_code != 0
@@ -262,6 +281,31 @@ def test_full_disk_is_a_normal_result(tmp_path):
         assert result.exit_code == 9
         assert "No space left" in result.output
         assert said(sandbox, "rm /tmp/?; echo room > /testbed/x; cat /testbed/x") == "room\n"
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("pause", ["0.2", "0"], ids=["long", "brief"])
+def test_filled_layer_ends_the_command_and_is_freed(docker_made, pause):
+    factory, instance = docker_made
+    with factory.create(instance) as sandbox:
+        said(sandbox, "echo kept > /testbed/kept")
+        filler = f"for n in $(seq 12); do head -c 30000000 /dev/zero > /var/tmp/$n; sleep {pause}; done; touch done"
+        result = sandbox.exec(filler, timeout=60)
+        assert (result.exit_code, result.timed_out) == (137, False)
+        assert "took more than 100 MiB" in result.output
+        assert said(sandbox, "ls /var/tmp; cat kept") == "kept\n"
+
+
+@pytest.mark.docker
+def test_unknown_host_and_runtime_are_said():
+    with pytest.raises(UserError, match=r"no daemon answers at unix:///nowhere.sock"):
+        DockerFactory(host="unix:///nowhere.sock")
+    try:
+        connect().close()
+    except UserError as error:
+        pytest.skip(str(error))
+    with pytest.raises(UserError, match=r"docker.runtime: the daemon has no runtime 'absent'; it has .*runc"):
+        DockerFactory(runtime="absent")
 
 
 @pytest.mark.namespace

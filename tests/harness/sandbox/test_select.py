@@ -28,7 +28,7 @@ BARE = Instance(
 class NoDaemon:
     """Stands for `DockerFactory` where no daemon answers."""
 
-    def __init__(self, folders):
+    def __init__(self, folders, host, runtime):
         raise UserError("no daemon answers")
 
 
@@ -37,7 +37,7 @@ class Daemon:
 
     name = "docker"
 
-    def __init__(self, folders):
+    def __init__(self, folders, host, runtime):
         self.folders = folders
 
     def identity(self, instance):

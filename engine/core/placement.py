@@ -1,0 +1,52 @@
+"""A loaded model made ready to run on its device: what every rank does alike."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from engine.cache.delta_state import DeltaState, allocate_state
+from engine.cache.paged_kv import allocate_cache, usable_memory
+from engine.cache.tensors import CacheTensors
+from engine.config import EngineConfig, ModelConfig
+from engine.core.graphs import decode_graphs
+from engine.core.memory import MemoryPlan, plan_memory
+from engine.core.runner import Runner, activation_dtype, cache_dtype
+from engine.model.decoder import Decoder
+from engine.parallel.group import Group
+from engine.weights.loader import Checkpoint
+from engine.weights.shard import local_config
+
+
+@dataclass(frozen=True)
+class PlacedModel:
+    """`model` is the shape of this rank's part; `cache` has keys and values alone, `state` those of DeltaNet layers."""
+
+    model: ModelConfig
+    plan: MemoryPlan
+    cache: CacheTensors
+    state: DeltaState | None
+    runner: Runner
+    max_context: int
+
+
+def place_model(checkpoint: Checkpoint, config: EngineConfig, group: Group) -> PlacedModel:
+    """Divide the device's memory, set up decoder and caches, and capture graphs; all ranks of `group` call it together.
+
+    Raises UserError for what does not fit and CheckpointError for a checkpoint that the decoder cannot run.
+    """
+    device = torch.device(config.device)
+    model = local_config(checkpoint.config, group.size)
+    activations = activation_dtype(checkpoint.identity["quant"], device)
+    keys = cache_dtype(activations, device)
+    # Ranks on CPUs share one memory; the plan must be the same on all.
+    free = group.least(usable_memory(device) // (group.size if device.type == "cpu" else 1))
+    plan = plan_memory(model, config, activations, keys, free)
+    max_context = min(config.max_context or model.max_position, plan.blocks * config.block_size)
+    state = allocate_state(model, config, activations, device)
+    decoder = Decoder(model, checkpoint.weights, device, activations, group)
+    cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
+    tensors = replace(cache, delta=state.layers) if state else cache
+    graphs = None
+    if config.cuda_graphs:
+        graphs = decode_graphs(decoder, tensors, device, config.max_running, max_context)
+    return PlacedModel(model, plan, cache, state, Runner(decoder, tensors, device, graphs), max_context)

@@ -1,0 +1,229 @@
+"""Ask every level for its answers and score them; answers that are stored already are only scored."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.agent.model import ContextExceeded, EndpointModel
+from harness.config import LevelConfig, describe, read_api_key
+from harness.endpoint import open_endpoint
+from harness.errors import UserError
+from harness.rubrics.config import RubricsConfig
+from harness.rubrics.examine import check_sandbox, examine
+from harness.rubrics.store import SamplePaths, is_scored, sample_paths, save_answer, save_score
+from harness.rubrics.task import RubricTask, load_tasks
+from harness.rubrics.toolchain import Toolchain, find_toolchain
+from harness.run.paths import LevelPaths, RunPaths
+from harness.run.record import now
+from harness.run.store import find_difference, lock, read_json, write_json
+from harness.run.task import derive_seed
+
+ANSWERS_LEVEL = "answers"
+"""Name of the level where stored answers name none."""
+
+_OPERATIONAL = ("results", "workers", "checkers", "judge")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer to be asked for or checked."""
+
+    task: RubricTask
+    number: str
+    paths: SamplePaths
+
+
+def run_rubrics(config: RubricsConfig, run_id: str | None, echo: Callable[[str], None]) -> Path:
+    """Do what is left of the run; returns its folder. The same configuration continues the same run.
+
+    Raises `UserError` and `EndpointError`; every finished answer and score is on disk by then.
+    """
+    tasks, tools = load_tasks(config.tasks), find_toolchain()
+    check_sandbox()
+    paths = RunPaths(config.results / (run_id or name_run(config)))
+    with lock(paths):
+        record = _begin(paths, config, tasks, tools)
+        for level in config.levels:
+            samples = [
+                Sample(task, str(number), sample_paths(paths.root, level.name, task.name, str(number)))
+                for task in tasks
+                for number in range(config.samples)
+            ]
+            _run_level(level, config, samples, tools, paths, record, echo)
+        record["ended"] = now()
+        write_json(paths.record, record)
+    return paths.root
+
+
+def score_answers(
+    folder: Path, output: Path, names: tuple[str, ...], checkers: int, echo: Callable[[str], None]
+) -> Path:
+    """Score stored answers: `FOLDER/<task>/<sample>.md`, or one such folder per level. No model is asked.
+
+    Returns `output`, laid out as a run. Raises `UserError` where the folder holds no answers.
+    """
+    tasks = {task.name: task for task in load_tasks(names)}
+    found = list(_find_answers(folder, tasks))
+    if not found:
+        raise UserError(f"{folder}: no answers; expected files {folder}/<task>/<sample>.md, tasks: {', '.join(tasks)}")
+    tools = find_toolchain()
+    check_sandbox()
+    with lock(RunPaths(output)):
+        samples = []
+        for level, task, path in found:
+            paths = sample_paths(output, level, task.name, path.stem)
+            text = path.read_text(encoding="utf-8", errors="replace")
+            if not paths.answer.exists() or paths.answer.read_text(encoding="utf-8", errors="replace") != text:
+                paths.score.unlink(missing_ok=True)
+                save_answer(paths, text, 0, "")
+            samples.append(Sample(task, path.stem, paths))
+        _check_all([one for one in samples if not is_scored(one.paths, one.task)], tools, checkers, echo)
+    return output
+
+
+def name_run(config: RubricsConfig) -> str:
+    """`<name>-<hash of the configuration>`."""
+    content = json.dumps(_describe(config), sort_keys=True).encode()
+    return f"{config.name}-{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def _find_answers(folder: Path, tasks: dict[str, RubricTask]) -> Iterator[tuple[str, RubricTask, Path]]:
+    if not folder.is_dir():
+        raise UserError(f"--answers {folder}: no such folder; expected <task>/<sample>.md in it")
+    levels = [(ANSWERS_LEVEL, folder)] + [(path.name, path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    for level, place in levels:
+        for name, task in tasks.items():
+            for path in sorted((place / name).glob("*.md")):
+                yield level, task, path
+
+
+def _describe(config: RubricsConfig) -> dict[str, Any]:
+    data = describe(config)
+    for key in _OPERATIONAL:
+        del data[key]
+    for key in ("start_timeout", "request_timeout", "api_key"):
+        del data["endpoint"][key]
+    return data
+
+
+def _begin(paths: RunPaths, config: RubricsConfig, tasks: Sequence[RubricTask], tools: Toolchain) -> dict[str, Any]:
+    wanted = {
+        "kind": "rubrics",
+        "config": _describe(config),
+        "tasks": {task.name: task.file.version for task in tasks},
+        "tools": tools.versions,
+    }
+    if not paths.record.exists():
+        record = {"run_id": paths.root.name, "started": now(), "ended": None, **wanted, "levels": {}}
+        write_json(paths.record, record)
+        return record
+    record = read_json(paths.record)
+    for key, value in wanted.items():
+        if difference := find_difference(record.get(key), value, key):
+            raise UserError(f"{paths.record}: {difference}; choose another --run-id, or undo the change")
+    return dict(record)
+
+
+def _run_level(
+    level: LevelConfig,
+    config: RubricsConfig,
+    samples: Sequence[Sample],
+    tools: Toolchain,
+    paths: RunPaths,
+    record: dict[str, Any],
+    echo: Callable[[str], None],
+) -> None:
+    unanswered = [one for one in samples if not one.paths.answer.exists()]
+    with ThreadPoolExecutor(config.checkers, "check") as checkers:
+        checks = [
+            checkers.submit(_check, one, tools)
+            for one in samples
+            if one.paths.answer.exists() and not is_scored(one.paths, one.task)
+        ]
+        if unanswered:
+            echo(f"{level.name}: {len(unanswered)} answers to ask for")
+            with _open_model(level, config, paths.level(level.name)) as (model, identity):
+                record["levels"][level.name] = identity
+                write_json(paths.record, record)
+                checks += _ask_all(unanswered, model, config, lambda one: checkers.submit(_check, one, tools))
+        _report(checks, len(samples), level.name, echo)
+
+
+def _ask_all(
+    samples: Sequence[Sample],
+    model: EndpointModel,
+    config: RubricsConfig,
+    then: Callable[[Sample], "Future[Sample]"],
+) -> list["Future[Sample]"]:
+    """Ask for every answer; as soon as one is on disk it is checked."""
+    checks: list[Future[Sample]] = []
+    guard = threading.Lock()
+
+    def ask(one: Sample) -> None:
+        seed = derive_seed(config.sampling.seed, one.task.name, int(one.number))
+        try:
+            reply = model.complete(
+                [{"role": "user", "content": one.task.prompt()}], None, seed=seed, max_tokens=one.task.file.max_tokens
+            )
+            save_answer(one.paths, reply.text, reply.usage.completion_tokens, reply.finish_reason)
+        except ContextExceeded:
+            save_answer(one.paths, "", 0, "context")
+        with guard:
+            checks.append(then(one))
+
+    with ThreadPoolExecutor(config.workers, "ask") as askers:
+        asked = [askers.submit(ask, one) for one in samples]
+        wait(asked, return_when=FIRST_EXCEPTION)
+        for future in asked:
+            future.cancel()
+    for future in asked:
+        if not future.cancelled():
+            future.result()
+    return checks
+
+
+@contextlib.contextmanager
+def _open_model(
+    level: LevelConfig, config: RubricsConfig, paths: LevelPaths
+) -> Iterator[tuple[EndpointModel, dict[str, Any]]]:
+    endpoint = asyncio.run(open_endpoint(level, config.as_run(), paths.log))
+    try:
+        yield (
+            EndpointModel(
+                endpoint.base_url,
+                read_api_key(config.endpoint),
+                endpoint.model_name,
+                config.sampling,
+                config.endpoint.request_timeout,
+                config.endpoint.max_context,
+            ),
+            endpoint.identity,
+        )
+    finally:
+        endpoint.close()
+
+
+def _check(one: Sample, tools: Toolchain) -> Sample:
+    answer = one.paths.answer.read_text(encoding="utf-8", errors="replace")
+    save_score(one.paths, one.task, examine(one.task, answer, tools))
+    return one
+
+
+def _check_all(samples: Sequence[Sample], tools: Toolchain, checkers: int, echo: Callable[[str], None]) -> None:
+    with ThreadPoolExecutor(checkers, "check") as pool:
+        _report([pool.submit(_check, one, tools) for one in samples], len(samples), "answers", echo)
+
+
+def _report(checks: Iterable["Future[Sample]"], total: int, level: str, echo: Callable[[str], None]) -> None:
+    for number, future in enumerate(checks, start=1):
+        one = future.result()
+        document = read_json(one.paths.score)
+        said = document["compat"] if document["status"] == "scored" else f"infra: {document['reason'][:120]}"
+        echo(f"[{number}/{total}] {level} {one.task.name} #{one.number}: {said}")

@@ -1,0 +1,150 @@
+"""Scores of a rubric run, summarised: means with intervals that know how few tasks there are."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from harness.errors import UserError
+from harness.report.published import FOLDER
+from harness.rubrics.store import Scored
+from harness.rubrics.task import load_tasks
+
+RESAMPLES = 4_999
+SEED = 20_231
+PUBLISHED = FOLDER / "16x.yaml"
+
+
+@dataclass(frozen=True)
+class TaskMean:
+    """One level on one task: `mean` and `best` (expected best of `tries` answers) in points, `hidden` in 0..1."""
+
+    task: str
+    scores: tuple[float, ...]
+    mean: float
+    best: float
+    tries: int
+    hidden: float
+    infra: int
+
+
+@dataclass(frozen=True)
+class LevelSummary:
+    """One level over its tasks; `low` and `high` bound the mean with 95% confidence."""
+
+    level: str
+    tasks: tuple[TaskMean, ...]
+    mean: float
+    low: float
+    high: float
+    best: float
+    hidden: float
+
+
+@dataclass(frozen=True)
+class Published:
+    """Scores that others published for the tasks that ours are modelled on."""
+
+    model: str
+    source: str
+    date: str
+    differs: str
+    scores: dict[str, float]
+
+
+def summarise(scored: Sequence[Scored]) -> list[LevelSummary]:
+    """One summary per level, in the order of first appearance. Infra errors are counted, never scored."""
+    tries = {task.name: task.file.tries for task in load_tasks()}
+    levels = list(dict.fromkeys(one.level for one in scored))
+    return [_summarise_level(level, [one for one in scored if one.level == level], tries) for level in levels]
+
+
+def expect_best(scores: Sequence[float], tries: int) -> float:
+    """Expected best of `tries` answers drawn without replacement from `scores`; NaN for no scores.
+
+    The order-statistic form of the unbiased pass@k estimator (Chen et al. 2021, arXiv 2107.03374): the i-th smallest
+    of n is the best of a draw of k with probability C(i-1, k-1) / C(n, k).
+    """
+    ordered, n = sorted(scores), len(scores)
+    k = min(tries, n)
+    if n == 0:
+        return math.nan
+    return sum(value * math.comb(i, k - 1) for i, value in enumerate(ordered)) / math.comb(n, k)
+
+
+def bound_mean(groups: Sequence[Sequence[float]], resamples: int = RESAMPLES, seed: int = SEED) -> tuple[float, float]:
+    """95% percentile interval of the mean of the groups' means: tasks are drawn anew, then answers within each.
+
+    The tasks are the clusters (Miller 2024, arXiv 2411.00640); with five of them the interval is wide, and rightly so.
+    """
+    filled = [np.asarray(group, dtype=np.float64) for group in groups if len(group)]
+    if not filled:
+        return math.nan, math.nan
+    generator = np.random.default_rng(seed)
+    means = [_draw(filled, generator) for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def load_published(path: Path = PUBLISHED) -> list[Published]:
+    """Published rows; raises `UserError` naming what is not right."""
+    try:
+        return [Published(**{**row, "date": str(row["date"])}) for row in yaml.safe_load(path.read_text())]
+    except (TypeError, KeyError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: expected a list of model, source, date, differs and scores ({error})") from error
+
+
+def profile(scored: Sequence[Scored]) -> dict[tuple[str, str, str], tuple[int, int]]:
+    """For each (task, kind, check id): how many answers passed, and how many were checked."""
+    counts: dict[tuple[str, str, str], tuple[int, int]] = {}
+    for one in scored:
+        for check in one.score.checks:
+            key = (one.task, check.kind, check.id)
+            passed, seen = counts.get(key, (0, 0))
+            counts[key] = (passed + check.passed, seen + 1)
+    return counts
+
+
+def _draw(groups: Sequence[npt.NDArray[np.float64]], generator: np.random.Generator) -> float:
+    chosen = generator.integers(len(groups), size=len(groups))
+    return float(np.mean([generator.choice(groups[number], size=len(groups[number])).mean() for number in chosen]))
+
+
+def _summarise_level(level: str, scored: Sequence[Scored], tries: dict[str, int]) -> LevelSummary:
+    tasks = tuple(
+        _summarise_task(name, [one for one in scored if one.task == name], tries.get(name, 1))
+        for name in sorted({one.task for one in scored})
+    )
+    known = [task for task in tasks if task.scores]
+    low, high = bound_mean([task.scores for task in known])
+
+    def average(values: Sequence[float]) -> float:
+        return float(np.mean(values)) if values else math.nan
+
+    return LevelSummary(
+        level,
+        tasks,
+        average([task.mean for task in known]),
+        low,
+        high,
+        average([task.best for task in known]),
+        average([task.hidden for task in known]),
+    )
+
+
+def _summarise_task(name: str, scored: Sequence[Scored], tries: int) -> TaskMean:
+    scores = tuple(one.score.compat for one in scored if one.score.compat is not None)
+    hidden = [one.score.hidden for one in scored if one.score.hidden is not None]
+    return TaskMean(
+        name,
+        scores,
+        float(np.mean(scores)) if scores else math.nan,
+        expect_best(scores, tries),
+        tries,
+        float(np.mean(hidden)) if hidden else math.nan,
+        len(scored) - len(scores),
+    )

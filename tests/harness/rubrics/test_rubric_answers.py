@@ -1,0 +1,78 @@
+"""Every stored answer of every task earns what `answers.yaml` says; prose and comments never raise a score."""
+
+import pytest
+import yaml
+
+from harness.errors import UserError
+from harness.rubrics.examine import check_sandbox, examine
+from harness.rubrics.task import load_tasks
+from harness.rubrics.toolchain import Toolchain, find_toolchain
+
+pytestmark = [pytest.mark.node, pytest.mark.namespace, pytest.mark.slow, pytest.mark.timeout(600)]
+TASKS = {task.name: task for task in load_tasks()}
+STORED = {
+    (name, answer): wanted
+    for name, task in TASKS.items()
+    for answer, wanted in yaml.safe_load((task.folder / "answers" / "answers.yaml").read_text()).items()
+}
+REMARK = "// The careful reader will note that this is correct, complete, well tested and a pleasure to maintain.\n"
+
+
+@pytest.fixture(scope="module")
+def tools() -> Toolchain:
+    try:
+        found = find_toolchain()
+        check_sandbox()
+    except UserError as error:
+        pytest.skip(str(error))
+    return found
+
+
+def read(task: str, answer: str) -> str:
+    return (TASKS[task].folder / "answers" / f"{answer}.md").read_text()
+
+
+@pytest.mark.parametrize(("task", "answer"), STORED, ids=[f"{task}-{answer}" for task, answer in STORED])
+def test_stored_answer(tools: Toolchain, task: str, answer: str) -> None:
+    wanted = STORED[task, answer]
+    got = examine(TASKS[task], read(task, answer), tools)
+    assert got.score.reason == ""
+    assert got.score.compat == wanted["compat"], {name: fact for name, fact in got.facts.items() if not fact.value}
+    assert got.score.hidden == pytest.approx(wanted["hidden"], abs=0.005)
+    assert set(got.pictures) == ({"1280.png", "390.png"} if task == "benchmark-viz" else set())
+
+
+def test_every_task_has_known_bad_answers_below_its_oracle() -> None:
+    for task in TASKS:
+        scores = {answer: wanted["compat"] for (name, answer), wanted in STORED.items() if name == task}
+        bad = [score for answer, score in scores.items() if answer.startswith("bad-")]
+        assert len(bad) >= 3
+        assert max(bad) < scores["oracle"]
+        assert min(bad) < scores["oracle"] - 1
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "benchmark-viz"])
+@pytest.mark.parametrize("answer", ["oracle", "null"])
+def test_prose_and_comments_never_raise_a_score(tools: Toolchain, task: str, answer: str) -> None:
+    text = read(task, answer)
+    wanted = STORED[task, answer]["compat"]
+    padded = "Here is my considered solution, which I have tested.\n\n" + text + "\nI hope that this helps!\n"
+    commented = padded.replace("```ts\n", "```ts\n" + REMARK)
+    score = examine(TASKS[task], commented, tools).score
+    assert score.compat is not None
+    assert score.compat <= wanted
+
+
+def test_broken_checks_are_no_low_score(tools: Toolchain, tmp_path) -> None:
+    broken = tmp_path / "tools"
+    (broken / "node_modules").mkdir(parents=True)
+    got = examine(TASKS["ts-narrowing"], read("ts-narrowing", "oracle"), Toolchain(broken, tools.chromium))
+    assert got.score.status == "infra"
+    assert got.score.compat is None
+    assert "check.mjs ended with status 1" in got.score.reason
+
+
+def test_an_answer_that_never_ends_is_wrong_and_not_infra(tools: Toolchain) -> None:
+    forever = "```ts\nexport function cleanArticle(source: string): string {\n  for (;;) source += '';\n}\n```"
+    score = examine(TASKS["clean-markdown"], forever, tools).score
+    assert (score.status, score.compat) == ("scored", 1.0)
