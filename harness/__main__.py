@@ -71,16 +71,11 @@ def evaluate(
         _leave_at_once(str(error), 2)
     except (EndpointError, SandboxError) as error:
         _leave_at_once(str(error), 1)
-    from harness.report.plots import write_plots
-    from harness.report.tables import print_scores
+    from harness.report.conclude import conclude
 
     if finished.fresh == 0:
         typer.echo("this run was already finished; its figures again:")
-    plots = write_plots(finished.paths.root)
-    print_scores(finished.paths.root)
-    typer.echo(f"run:  {finished.paths.root}")
-    for plot in plots:
-        typer.echo(f"plot: {plot}")
+    conclude(finished.paths.root, typer.echo)
     if finished.infra_errors:
         typer.echo(f"{finished.infra_errors} tasks ended in infra_error; the same command tries them again", err=True)
         raise typer.Exit(1)
@@ -158,15 +153,44 @@ def compare(
 
 
 @app.command()
-def report(runs: Annotated[list[Path], typer.Argument(help="run folders")]) -> None:
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders")],
+    allow: Annotated[
+        list[str] | None, typer.Option(help="a difference between runs to accept; may be repeated")
+    ] = None,
+) -> None:
     """Write report.html and the plots."""
     from harness.report.page import write_report
-    from harness.report.plots import write_plots
 
-    for run in runs:
-        for plot in write_plots(run):
-            typer.echo(plot)
-    typer.echo(write_report(runs))
+    typer.echo(write_report(runs, allow=tuple(allow or ())))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="a run folder")],
+    form: Annotated[str, typer.Option("--format", help="submission, csv, markdown or latex")] = "markdown",
+    output: Annotated[Path | None, typer.Option(help="file or folder; default: export/ in the run folder")] = None,
+    level: Annotated[str | None, typer.Option(help="the level of a submission")] = None,
+    repeat: Annotated[int, typer.Option(min=0, help="the repeat of a submission")] = 0,
+) -> None:
+    """Write a run in a form that others read."""
+    from harness.report.export import export as export_run
+
+    typer.echo(export_run(run, form, output, level, repeat))
+
+
+@app.command()
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="a new run folder")],
+    instances: Annotated[int, typer.Option(min=1)] = 500,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Make a run folder of random data, marked as simulated, to see what a report looks like."""
+    from harness.report.simulate import Simulation
+    from harness.report.simulate import simulate as draw
+
+    typer.echo(draw(folder, Simulation(instances=instances, repeats=repeats, seed=seed)))
 
 
 @app.command()

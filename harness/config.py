@@ -137,6 +137,9 @@ class RunConfig(_Section):
     )
     executor: Literal["local", "ray"] = Field(default="local", description="ray: agents and tests on a Ray cluster")
     perplexity_text: Path | None = Field(default=None, description="text scored per level; engine endpoints only")
+    divergence: bool = Field(
+        default=False, description="measure the divergence from the baseline too; two levels are in memory then"
+    )
     results: Path = Path("results/runs")
 
 

@@ -83,9 +83,15 @@ async def is_answering(endpoint: Endpoint) -> bool:
             return False
 
 
-async def measure_perplexity(level: LevelConfig, config: RunConfig, log_path: Path) -> float:
-    """Perplexity of `config.perplexity_text` at `level`, by the engine. Raises as `open_endpoint` does."""
-    command = [*_engine_command(config, "perplexity", level), "--text", str(config.perplexity_text)]
+async def measure_quality(
+    level: LevelConfig, config: RunConfig, log_path: Path, text: Path, reference: LevelConfig | None = None
+) -> dict[str, float]:
+    """`perplexity` of `text` at `level`, by the engine; against `reference` also `kld_mean`, `kld_p99` (nats a token)
+    and `top1` (share of equal likeliest tokens). Both levels are in memory then. Raises as `open_endpoint` does."""
+    command = [*_engine_command(config, "perplexity", level), "--text", str(text)]
+    if reference is not None:
+        command += ["--reference", str(reference.model or config.model)]
+        command += ["--reference-quant", reference.quant or "as-stored"]
     process = _start(command, log_path, stdout=subprocess.PIPE)
     try:
         output = await _read_to_end(process)
@@ -93,10 +99,15 @@ async def measure_perplexity(level: LevelConfig, config: RunConfig, log_path: Pa
         _stop(process)
     if process.returncode != 0:
         raise _failure(f"perplexity of level {level.name}", process.returncode, log_path)
+    names = {"perplexity": "ppl"} | ({key: key for key in ("kld_mean", "kld_p99", "top1")} if reference else {})
     try:
-        return float(json.loads(output)["ppl"])
+        found = json.loads(output)
+        return {name: float(found[key]) for name, key in names.items()}
     except (ValueError, KeyError, TypeError) as error:
-        raise EndpointError(f"perplexity of level {level.name}: no JSON with ppl in {output[-200:]!r}") from error
+        expected = ", ".join(names.values())
+        raise EndpointError(
+            f"perplexity of level {level.name}: no JSON with {expected} in {output[-200:]!r}"
+        ) from error
 
 
 def find_engine(name: str) -> str:

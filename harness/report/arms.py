@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UserError
-from harness.report.statistics import Sample
+from harness.report.figures import Sample
 from harness.run.outcome import Outcome
 from harness.run.paths import RunPaths
 from harness.run.rows import COLUMNS
 from harness.run.store import read_json
 
 RESULTS = Path("results/runs")
+_LATER: dict[str, Any] = {"flags": "", "suspect": False}
 _ANSWERS = [str(outcome) for outcome in Outcome if outcome.is_answer]
 
 
@@ -107,6 +108,8 @@ def load_run(root: Path) -> Run:
         raise UserError(
             f"{paths.results}: no Parquet file ({' '.join(str(error).split())}); run sweq eval again"
         ) from error
+    # Rows of earlier versions know no tampering and read as clean.
+    rows = rows.assign(**{key: value for key, value in _LATER.items() if key not in rows.columns})
     missing = [column for column in COLUMNS if column not in rows.columns]
     if missing:
         raise UserError(f"{paths.results}: no column {missing[0]}; not the results of this version of sweq")

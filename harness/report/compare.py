@@ -11,8 +11,10 @@ from rich.text import Text
 
 from harness.errors import UserError
 from harness.report.arms import Arm, find_arms
+from harness.report.figures import Interval
 from harness.report.guard import check_comparable
-from harness.report.statistics import Interval, Paired, Verdict, compare_paired, decide, holm
+from harness.report.sensitivity import Details, find_details
+from harness.report.statistics import Paired, Verdict, compare_paired, decide, holm
 from harness.report.tables import describe_arm, tampering_notes
 from harness.run.store import write_json
 
@@ -35,6 +37,7 @@ class Comparison:
     verdict: Verdict
     lost: list[str]
     won: list[str]
+    details: Details
 
 
 def compare(
@@ -89,10 +92,10 @@ def compare_arms(arms: Sequence[Arm], baseline: Arm, margin: float) -> list[Comp
     """Every other arm against `baseline`; `margin` is a fraction. `UserError` where two have no instance in common."""
     others = [arm for arm in arms if arm is not baseline]
     pairs = [_pair(baseline, other, margin) for other in others]
-    adjusted = holm([paired.p for paired, _, _ in pairs])
+    adjusted = holm([paired.p for paired, _, _, _ in pairs])
     return [
-        Comparison(baseline, other, paired, p, decide(paired, p), lost, won)
-        for other, (paired, lost, won), p in zip(others, pairs, adjusted, strict=True)
+        Comparison(baseline, other, paired, p, decide(paired, p), lost, won, find_details(baseline, other, common))
+        for other, (paired, lost, won, common), p in zip(others, pairs, adjusted, strict=True)
     ]
 
 
@@ -156,10 +159,29 @@ def comparison_notes(comparisons: Sequence[Comparison], accepted: dict[str, str]
                 f"{comparison.other.label}: McNemar b={table.lost}, c={table.won}, p={_format_p(table.p)}, "
                 f"mid-p={_format_p(table.mid_p)}."
             )
+        notes += _state_details(comparison)
     notes += tampering_notes([comparisons[0].baseline, *(comparison.other for comparison in comparisons)])
     if any(comparison.baseline.run.is_simulated or comparison.other.run.is_simulated for comparison in comparisons):
         notes.insert(0, "Simulated data: drawn from a random generator, not measured.")
     return notes + [f"Allowed difference in {field}: {difference}." for field, difference in accepted.items()]
+
+
+def _state_details(comparison: Comparison) -> list[str]:
+    label, details, flips = comparison.other.label, comparison.details, comparison.details.flips
+    text = f"{label}: {100 * flips.cross:.1f}% of instances flip between one run of each"
+    if flips.excess == flips.excess:
+        text += (
+            f"; chance alone, from both levels' own repeats, explains {100 * (flips.cross - flips.excess):.1f}%, "
+            f"which leaves {format_points(flips.excess)} points of excess flips"
+        )
+    costs = ", ".join(
+        f"{name} {one.median:+,.0f} in the median (Wilcoxon p={_format_p(one.p)})"
+        for name, one in (("steps", details.steps), ("tokens", details.tokens))
+    )
+    notes = [text + ".", f"{label}: {costs}."]
+    if details.fixed is not None:
+        notes.append(f"{label}: on just these instances, where only luck varies: {_format_interval(details.fixed)}.")
+    return notes
 
 
 def to_json(comparisons: Sequence[Comparison], accepted: dict[str, str]) -> dict[str, Any]:
@@ -181,24 +203,29 @@ def to_json(comparisons: Sequence[Comparison], accepted: dict[str, str]) -> dict
                 "mcnemar": comparison.paired.mcnemar and comparison.paired.mcnemar._asdict(),
                 "lost": comparison.lost,
                 "won": comparison.won,
+                "details": _without_nan(asdict(comparison.details)),
             }
             for comparison in comparisons
         ],
     }
 
 
-def _pair(baseline: Arm, other: Arm, margin: float) -> tuple[Paired, list[str], list[str]]:
+def _pair(baseline: Arm, other: Arm, margin: float) -> tuple[Paired, list[str], list[str], list[str]]:
     common = sorted(set(baseline.answers["instance_id"]) & set(other.answers["instance_id"]))
     if not common:
         raise UserError(f"{baseline.label} and {other.label}: no instance that both answered, so nothing to compare")
     base, changed = baseline.sample(common), other.sample(common)
     lost = [name for name, before, after in zip(common, base.means, changed.means, strict=True) if after < before]
     won = [name for name, before, after in zip(common, base.means, changed.means, strict=True) if after > before]
-    return compare_paired(base, changed, margin), lost, won
+    return compare_paired(base, changed, margin), lost, won, common
 
 
-def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and value != value else value
 
 
 def _format_interval(interval: Interval) -> str:

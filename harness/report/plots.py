@@ -1,43 +1,57 @@
-"""The picture of a run: what each level solves for the memory that its weights take."""
+"""The pictures of a run, first of all what each level solves for the memory that its weights take."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from harness.report.arms import Run, list_arms, load_run
-from harness.report.compare import Comparison, compare_arms, find_baseline, format_points
-from harness.report.tables import format_bytes, format_share, score_rows
+from harness.report.arms import load_run
+from harness.report.charts import (
+    MARKERS,
+    draw_differences,
+    draw_divergence,
+    draw_effort,
+    draw_outcomes,
+    draw_repositories,
+    draw_rubrics,
+    start_figure,
+)
+from harness.report.study import Study, examine, state_finding
+from harness.report.tables import format_bytes
 
-DEFAULT_MARGIN = 0.02
-WORDS = ("worse", "better", "equivalent", "inconclusive")
 _CROWDED = 0.2
 _HIGH = 80
-_MARKERS = "osD^vPX"
 _GIBI, _MEBI = 2**30, 2**20
-_TITLE_WIDTH = 86
 
 
 def write_plots(run_dir: Path) -> list[Path]:
-    """Draw `levels.png` and `levels.svg` of a run; returns their paths, the PNG first."""
-    run = load_run(run_dir)
-    png = run.paths.plot
-    svg = png.with_suffix(".svg")
+    """Draw every picture of a run that its data allow, as PNG and SVG beside `levels.png`; returns their paths."""
+    return draw_plots(examine(load_run(run_dir)))
+
+
+def draw_plots(study: Study) -> list[Path]:
+    """`write_plots` of a study: each PNG followed by its SVG, in the order of `CHARTS`."""
+    written = []
     with plot_style():
-        figure = draw_levels(run)
-        figure.savefig(png, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None})
-    return [png, svg]
+        for name, draw in CHARTS.items():
+            png = study.run.paths.plot.with_name(f"{name}.png")
+            figure = draw(study)
+            if figure is None:
+                png.unlink(missing_ok=True)
+                png.with_suffix(".svg").unlink(missing_ok=True)
+                continue
+            figure.savefig(png, metadata={"Software": None})
+            figure.savefig(png.with_suffix(".svg"), metadata={"Date": None})
+            written += [png, png.with_suffix(".svg")]
+    return written
 
 
 @contextmanager
@@ -48,49 +62,27 @@ def plot_style() -> Iterator[None]:
         yield
 
 
-def draw_levels(run: Run) -> Figure:
+def draw_levels(study: Study) -> Figure:
     """Left: score against weights in memory with 95% intervals. Right: perplexity per level, where it was measured."""
-    scores = score_rows(run)
-    figure = Figure()
-    FigureCanvasAgg(figure)
+    scores = study.scores
+    figure = start_figure(study, state_finding(study))
     measured = bool(scores["perplexity"].notna().any())
     panels = figure.subplots(1, 2, width_ratios=[3, 2]) if measured else [figure.subplots()]
     _draw_scores(panels[0], scores)
     if measured:
         _draw_perplexity(panels[1], scores)
-    title = state_finding(run)
-    if run.is_simulated:
-        title = f"SIMULATED DATA. {title}"
-    figure.suptitle("\n".join(wrap(title, _TITLE_WIDTH)), x=0.01, ha="left")
     return figure
 
 
-def state_finding(run: Run) -> str:
-    """One sentence that says what the run found, for the plot's title and the top of the page."""
-    scores = score_rows(run)
-    if not scores["answers"].any():
-        return "No task has ended in an answer yet."
-    dataset, instances = run.record["dataset"]["name"], int(scores["instances"].max())
-    if not scores["resolved"].any():
-        highest = format_share(scores.loc[scores["answers"] > 0, "high"].max())
-        return (
-            f"No level solved any of {instances} instances of {dataset}: true rates up to {highest}% "
-            "remain possible, and the levels cannot be told apart."
-        )
-    arms = [arm for arm in list_arms(run) if len(arm.answers)]
-    if len(arms) == 1:
-        return f"{arms[0].level} solves {format_share(scores['score'].max())}% of {instances} instances of {dataset}."
-    comparisons = compare_arms(arms, find_baseline(arms), DEFAULT_MARGIN)
-    groups = [[one for one in comparisons if one.verdict.word == word] for word in WORDS]
-    return f"Against {comparisons[0].baseline.level}: {'; '.join(_state_group(group) for group in groups if group)}."
-
-
-def _state_group(group: list[Comparison]) -> str:
-    names = [f"{one.other.level} ({format_points(one.paired.difference)} points)" for one in group]
-    text = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    word = group[0].verdict.word
-    margin = f" within ±{100 * group[0].paired.margin:g} points" if word == "equivalent" else ""
-    return f"{text} {word}{margin}"
+CHARTS: dict[str, Callable[[Study], Figure | None]] = {
+    "levels": draw_levels,
+    "differences": draw_differences,
+    "outcomes": draw_outcomes,
+    "effort": draw_effort,
+    "repositories": draw_repositories,
+    "divergence": draw_divergence,
+    "rubrics": draw_rubrics,
+}
 
 
 def _draw_scores(panel: Axes, scores: pd.DataFrame) -> None:
@@ -100,6 +92,8 @@ def _draw_scores(panel: Axes, scores: pd.DataFrame) -> None:
     low, high = min(places), max(places)
     room = (high - low) * 0.25 or max(abs(high) * 0.2, 0.5)
     sides = _label_sides(places, _CROWDED * (high + room - (0 if known else low)))
+    if known:
+        _draw_frontier(panel, places, scores)
     for index, row in enumerate(scores.to_dict("records")):
         _draw_score(panel, index, places[index], sides[index], row)
     panel.set_xlim(0 if known else low - room, high + room)
@@ -111,6 +105,19 @@ def _draw_scores(panel: Axes, scores: pd.DataFrame) -> None:
     else:
         panel.set_xticks(places, scores["level"])
         panel.set_xlabel("level (weights in memory unknown)")
+
+
+def _draw_frontier(panel: Axes, places: Sequence[float], scores: pd.DataFrame) -> None:
+    """The Pareto frontier of the point estimates: what a given size solves at most."""
+    best, steps = -1.0, []
+    for place, value in sorted(zip(places, 100 * scores["score"], strict=True), key=lambda pair: (pair[0], -pair[1])):
+        if value > best:
+            best = value
+            steps.append((place, value))
+    if len(steps) > 1:
+        panel.step(*zip(*steps, strict=True), where="post", color="#999999", linestyle="--", linewidth=1.2, zorder=1,
+                   label="Pareto frontier")  # fmt: skip
+        panel.legend(loc="lower right", fontsize=9)
 
 
 def _label_sides(places: Sequence[float], crowded: float) -> list[int]:
@@ -169,4 +176,4 @@ def _draw_perplexity(panel: Axes, scores: pd.DataFrame) -> None:
 
 
 def _marker(index: int) -> str:
-    return _MARKERS[index % len(_MARKERS)]
+    return MARKERS[index % len(MARKERS)]

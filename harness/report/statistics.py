@@ -6,35 +6,17 @@ those of the dataset, not only of new repeats on the same ones. Distribution fun
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-Vector = npt.NDArray[np.float64]
+from harness.report.figures import Estimate, Interval, Sample, Vector
+from harness.report.resampling import bootstrap_mean, sign_flip
 
-RESAMPLES = 9_999
-SEED = 20_231
 POWER = 0.8
-
-
-class Interval(NamedTuple):
-    """Closed interval of fractions."""
-
-    low: float
-    high: float
-
-
-class Estimate(NamedTuple):
-    """A figure with its interval; `method` names how the interval was found."""
-
-    value: float
-    interval: Interval
-    method: str
 
 
 class McNemar(NamedTuple):
@@ -44,28 +26,6 @@ class McNemar(NamedTuple):
     won: int
     p: float
     mid_p: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One level on n instances: `means` (float64 [n], share of repeats solved), `repeats` (float64 [n], how many)."""
-
-    means: Vector
-    repeats: Vector
-
-    @property
-    def is_single(self) -> bool:
-        """Whether every instance was tried once, so that outcomes are binary."""
-        return bool(np.all(self.repeats == 1))
-
-    @property
-    def noise(self) -> float:
-        """Mean run-to-run variance of one repeat, E[p(1-p)], unbiased; NaN where no instance was repeated."""
-        again = self.repeats > 1
-        if not again.any():
-            return math.nan
-        count = self.repeats[again]
-        return float(np.mean(self.means[again] * (1 - self.means[again]) * count / (count - 1)))
 
 
 @dataclass(frozen=True)
@@ -112,36 +72,14 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 def estimate_score(arm: Sample, confidence: float = 0.95) -> Estimate:
     """Mean over instances of their share of solved repeats.
 
-    Wilson for one repeat, BCa bootstrap over instances for more; where all instances agree the bootstrap knows no
-    spread, and Wilson over instances, which is wider, stands in.
+    Wilson for one repeat, BCa bootstrap over instances for more, whose repeats travel with them; where all instances
+    agree the bootstrap knows no spread, and Wilson over instances, which is wider, stands in.
     """
     n = len(arm.means)
     value = float(arm.means.mean()) if n else 0.0
     if arm.is_single or np.ptp(arm.means) == 0:
         return Estimate(value, wilson(round(value * n), n, confidence), "Wilson")
-    return Estimate(value, bootstrap_mean(arm.means, confidence), "BCa bootstrap over instances")
-
-
-def bootstrap_mean(values: Vector, confidence: float = 0.95) -> Interval:
-    """BCa bootstrap interval of the mean of float64 [n] (Efron 1987), fixed seed.
-
-    `values` must not all be equal. Where BCa is undefined (too few distinct resamples) the percentile interval.
-    """
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            found = stats.bootstrap(
-                (values,),
-                np.mean,
-                n_resamples=RESAMPLES,
-                confidence_level=confidence,
-                method=method,
-                batch=500,
-                rng=np.random.default_rng(SEED),
-            ).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
-            break
-    return Interval(float(found.low), float(found.high))
+    return Estimate(value, bootstrap_mean(arm.means, confidence), "BCa bootstrap over instances, repeats nested")
 
 
 def mcnemar(lost: int, won: int) -> McNemar:
@@ -152,22 +90,6 @@ def mcnemar(lost: int, won: int) -> McNemar:
     exact = float(stats.binomtest(lost, total).pvalue)
     ties = float(stats.binom.pmf(lost, total, 0.5)) * (1 if lost == won else 2)
     return McNemar(lost, won, exact, exact - ties / 2)
-
-
-def sign_flip(differences: Vector) -> float:
-    """Two-sided p of the mean of float64 [n] under random signs; exact where the sign patterns are few."""
-    if len(differences) < 2 or not np.any(differences):
-        return 1.0
-    found = stats.permutation_test(
-        (differences,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=500,
-        rng=np.random.default_rng(SEED),
-    )
-    return float(found.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -16,12 +16,15 @@ from harness.run.outcome import Outcome
 
 UNKNOWN = "-"
 _MEBI, _GIBI = 2**20, 2**30
+_MEASURED = ("perplexity", "kld_mean", "kld_p99", "top1")
 _HEADERS = ("level", "weights", "resolved", "score [95% CI]", "excluded", "steps", "tokens", "tokens/s", "perplexity")
 
 
 def score_rows(run: Run) -> pd.DataFrame:
     """One row per level: `level, label, quant, weights_bytes, instances, answers, resolved, score, low, high, method,
-    infra_error, wall_clock, steps, tokens, tokens_per_second, perplexity`.
+    infra_error, wall_clock, steps, tokens, tokens_per_second`, what was measured of the level (`perplexity`,
+    `kld_mean`, `kld_p99` in nats, `top1`, `valid_calls`), seconds, tokens and joules per solved issue, the same on
+    agents' transcripts (`transcripts_perplexity`, `transcripts_kld`), and the counts of `flagged` and `suspect` tasks.
 
     `score` is the mean over instances of their solved share, with its 95% interval; `steps` and `tokens` (prompt and
     completion) are means over the answers that count. Unknown figures are NaN.
@@ -50,7 +53,18 @@ def describe_arm(arm: Arm) -> dict[str, Any]:
         "steps": float(answers["steps"].mean()),
         "tokens": float((answers["prompt_tokens"] + answers["completion_tokens"]).mean()),
         "tokens_per_second": _number(entry.get("tokens_per_second")),
-        "perplexity": _number(entry.get("perplexity")),
+        **{key: _number(entry.get(key)) for key in _MEASURED},
+        "valid_calls": _share(entry.get("tool_calls_valid"), entry.get("tool_calls")),
+        "seconds": float(answers["seconds_agent"].mean()),
+        "seconds_per_solved": _share(float(answers["seconds_agent"].sum()), int(answers["resolved"].sum())),
+        "tokens_per_solved": _share(
+            float((answers["prompt_tokens"] + answers["completion_tokens"]).sum()), int(answers["resolved"].sum())
+        ),
+        "joules_per_solved": _share(entry.get("joules"), int(answers["resolved"].sum())),
+        "transcripts_perplexity": _number((entry.get("transcripts") or {}).get("perplexity")),
+        "transcripts_kld": _number((entry.get("transcripts") or {}).get("kld_mean")),
+        "flagged": int((arm.tasks["flags"] != "").sum()),
+        "suspect": int(arm.tasks["suspect"].sum()),
     }
 
 
@@ -81,6 +95,49 @@ def score_cells(run: Run) -> list[tuple[str, ...]]:
     """Header and one line per level, as they are printed."""
     scores = score_rows(run)
     return [_HEADERS, *(_format_row(row) for row in scores.to_dict("records"))]
+
+
+QUALITY_HEADERS = (
+    "level",
+    "perplexity",
+    "KLD mean",
+    "KLD 99%",
+    "top-1",
+    "PPL agents",
+    "KLD agents",
+    "valid calls",
+    "weights",
+    "tokens/s",
+    "s/solved",
+    "tokens/solved",
+    "J/solved",
+)
+
+
+def quality_cells(scores: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Header and one line per level: what was measured of the model itself, and what a solved issue takes.
+
+    KLD in nats a token, top-1 and valid calls in percent, seconds of one agent, tokens with those of the prompt.
+    """
+    return [QUALITY_HEADERS, *(_format_quality(row) for row in scores.to_dict("records"))]
+
+
+def _format_quality(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
+    return (
+        row["level"],
+        _format_number(row["perplexity"], ".3f"),
+        _format_number(row["kld_mean"], ".4f"),
+        _format_number(row["kld_p99"], ".3f"),
+        _format_number(100 * row["top1"], ".2f"),
+        _format_number(row["transcripts_perplexity"], ".3f"),
+        _format_number(row["transcripts_kld"], ".4f"),
+        _format_number(100 * row["valid_calls"], ".2f"),
+        format_bytes(row["weights_bytes"]),
+        _format_number(row["tokens_per_second"], ".1f"),
+        _format_number(row["seconds_per_solved"], ",.0f"),
+        _format_number(row["tokens_per_solved"], ",.0f"),
+        _format_number(row["joules_per_solved"], ",.0f"),
+    )
 
 
 def score_notes(run: Run) -> list[str]:
@@ -155,6 +212,10 @@ def _format_row(row: Mapping[Hashable, Any]) -> tuple[str, ...]:
 
 def _format_number(value: float, spec: str) -> str:
     return UNKNOWN if pd.isna(value) else format(value, spec)
+
+
+def _share(part: float | None, whole: float | None) -> float:
+    return float("nan") if part is None or not whole else float(part) / float(whole)
 
 
 def _number(value: Any) -> float:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from harness.agent.limit import Limit
 from harness.config import LevelConfig, RunConfig
-from harness.endpoint import measure_perplexity
+from harness.endpoint import measure_quality
 from harness.errors import EndpointError
 from harness.grading.evaluate import Evaluation
 from harness.instances import Instance
@@ -24,6 +24,7 @@ from harness.run.images import HeldImage, Images
 from harness.run.outcome import Outcome
 from harness.run.plan import Turn, plan_turns
 from harness.run.progress import Progress
+from harness.run.quality import note_calls, note_joules, read_joules, write_transcript
 from harness.run.record import Throughput, note_level
 from harness.run.server import LevelServer
 from harness.run.store import Store, write_text
@@ -71,6 +72,7 @@ class Orchestrator:
                 for turn in plan_turns(self._config, self._instances):
                     await self._take_turn(turn, gradings)
                 self._serve_only(())
+                await self._measure_transcripts()
         except BaseExceptionGroup as group:
             raise _find_cause(group) from group
         finally:
@@ -92,9 +94,13 @@ class Orchestrator:
         if unsolved:
             await self._serve(turn.levels)
             self._progress.note(f"{', '.join(level.name for level in turn.levels)}: {len(unsolved)} tasks to solve")
+            joules = read_joules()
             async with asyncio.TaskGroup() as agents:
                 for task in unsolved:
                     agents.create_task(self._solve(task, gradings))
+            if len(turn.levels) == 1:
+                # With several levels at work, nothing says whose energy it was.
+                note_joules(self._store.record["levels"][turn.levels[0].name], joules)
 
     def _list_tasks(self, turn: Turn) -> list[Task]:
         """Tasks in the order in which they get places: all levels of one instance before the next instance."""
@@ -132,7 +138,9 @@ class Orchestrator:
         entry = self._store.record["levels"].setdefault(level.name, {})
         if self._config.perplexity_text is not None and entry.get("perplexity") is None:
             self._progress.note(f"{level.name}: measuring perplexity")
-            entry["perplexity"] = await measure_perplexity(level, self._config, paths.log)
+            reference = self._find_reference(level)
+            text = self._config.perplexity_text
+            entry.update(await measure_quality(level, self._config, paths.log, text, reference))
             self._store.save_record()
         self._progress.note(f"{level.name}: waiting for the server")
         server = self._servers[level.name] = LevelServer(level, self._config, paths, self._progress.note)
@@ -140,6 +148,27 @@ class Orchestrator:
         self._store.save_record()
         if level.name not in self._throughput:
             self._throughput[level.name] = Throughput(entry)
+
+    def _find_reference(self, level: LevelConfig) -> LevelConfig | None:
+        """The level to measure the divergence of `level` from, None where none is asked for."""
+        config = self._config
+        baseline = next(one for one in config.levels if one.name == (config.baseline or config.levels[0].name))
+        return baseline if config.divergence and level != baseline else None
+
+    async def _measure_transcripts(self) -> None:
+        """Score what the baseline's agents read and wrote at every level, once all of them are done."""
+        config = self._config
+        if not config.divergence:
+            return
+        baseline = self._store.paths.level(config.baseline or config.levels[0].name)
+        text = baseline.root / "transcripts.txt"
+        for level in config.levels:
+            entry = self._store.record["levels"][level.name]
+            if entry.get("transcripts") is None and write_transcript(baseline, text):
+                self._progress.note(f"{level.name}: measuring the divergence on agents' transcripts")
+                log, reference = self._store.paths.level(level.name).log, self._find_reference(level)
+                entry["transcripts"] = await measure_quality(level, config, log, text, reference)
+                self._store.save_record()
 
     async def _solve(self, task: Task, gradings: asyncio.TaskGroup) -> None:
         async with self._agents_ahead:
@@ -196,6 +225,7 @@ class Orchestrator:
             return None
         done = replace(tried.result, attempts=tried.attempts)
         save_work(task, done)
+        note_calls(self._store.record["levels"][level], task.paths.trajectory)
         self._store.save_record()
         return done
 

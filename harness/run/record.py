@@ -34,6 +34,8 @@ def describe_config(config: RunConfig) -> dict[str, Any]:
             del part[key]
     for level in data["levels"]:
         del level["description"]
+    if not data["divergence"]:
+        del data["divergence"]
     if data["agent"]["external"] is None:
         del data["agent"]["external"]
     return data

@@ -15,7 +15,9 @@ again, what has it never is.
 - `seeds`: `{run, tasks: {"<instance>/<repeat>": seed}}`, the same at every level;
 - `levels`: `{name: {quant, model, base_url, description, identity, weights_bytes, perplexity, tokens_per_second,
   generated_tokens, seconds_at_work}}`, each entry filled in when its server is up; `weights_bytes`, `perplexity` and
-  `tokens_per_second` (generated tokens per second with at least one task at work) are null where unknown.
+  `tokens_per_second` (generated tokens per second with at least one task at work) are null where unknown. Where they
+  were measured also `kld_mean`, `kld_p99`, `top1` (against the baseline), `transcripts` (the same on agents'
+  transcripts), `tool_calls`, `tool_calls_valid` and `joules` (all GPUs of the machine while the level was at work).
 """
 
 import fcntl

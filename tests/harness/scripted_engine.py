@@ -87,7 +87,8 @@ def main() -> int:
         print(f"loading\n{script['crash']}", file=sys.stderr)
         return 3
     if sys.argv[1] == "perplexity":
-        print(json.dumps({"ppl": 12.5, "level": option("--quant")}))
+        divergence = {"kld_mean": 0.01, "kld_p99": 0.2, "top1": 0.9} if "--reference" in sys.argv else {}
+        print(json.dumps({"ppl": 12.5, "level": option("--quant"), **divergence}))
         return 0
     while script.get("silent"):
         time.sleep(1)

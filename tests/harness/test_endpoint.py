@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.config import LevelConfig, RunConfig
-from harness.endpoint import Endpoint, measure_perplexity, open_endpoint
+from harness.endpoint import Endpoint, measure_quality, open_endpoint
 from harness.errors import EndpointError, UserError
 
 ENGINE = (sys.executable, str(Path(__file__).with_name("scripted_engine.py")))
@@ -70,7 +70,11 @@ def test_a_started_engine_answers_and_ends(tmp_path: Path) -> None:
 
 def test_perplexity_comes_from_the_engine(tmp_path: Path) -> None:
     config = make_config(tmp_path, {})
-    assert asyncio.run(measure_perplexity(config.levels[0], config, tmp_path / "server.log")) == 12.5
+    level, log, text = config.levels[0], tmp_path / "server.log", config.perplexity_text
+    assert asyncio.run(measure_quality(level, config, log, text)) == {"perplexity": 12.5}
+    found = asyncio.run(measure_quality(level, config, log, text, level))
+    assert found == {"perplexity": 12.5, "kld_mean": 0.01, "kld_p99": 0.2, "top1": 0.9}
+    assert f"--reference {config.model} --reference-quant" in log.read_text()
 
 
 def test_a_server_that_crashes_is_quoted(tmp_path: Path) -> None:
@@ -84,7 +88,7 @@ def test_a_server_that_refuses_its_arguments_is_the_users_mistake(tmp_path: Path
     with pytest.raises(UserError, match=r"refused its arguments: sweq-engine: no file x\.gguf"):
         open_here(config, tmp_path)
     with pytest.raises(UserError, match=r"perplexity of level a refused its arguments: sweq-engine: no file"):
-        asyncio.run(measure_perplexity(config.levels[0], config, tmp_path / "server.log"))
+        asyncio.run(measure_quality(config.levels[0], config, tmp_path / "server.log", config.perplexity_text))
 
 
 def test_a_server_that_is_never_ready_is_given_up(tmp_path: Path) -> None:

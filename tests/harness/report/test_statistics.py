@@ -7,17 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.stats import contingency_tables
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import ttost_paired
 
-from harness.report import statistics
+from harness.report import resampling, statistics
+from harness.report.figures import Sample
+from harness.report.resampling import sign_flip
+from harness.report.sensitivity import bound_clustered, bound_fixed
 from harness.report.statistics import (
-    Sample,
     compare_paired,
     decide,
     detectable_difference,
     estimate_score,
     holm,
     mcnemar,
-    sign_flip,
     wilson,
 )
 
@@ -68,7 +74,7 @@ def test_mcnemar_is_symmetric_and_mid_p_is_smaller(lost, won):
 
 
 def test_sign_flip_is_fisher_s_exact_count(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 2**15)
+    monkeypatch.setattr(resampling, "RESAMPLES", 2**15)
     assert sign_flip(DARWIN) == pytest.approx(1726 / 32768)
 
 
@@ -160,7 +166,7 @@ def draw_levels(rng, n, repeats, gain=0.0):
 
 @pytest.mark.parametrize("repeats", [1, 4])
 def test_intervals_cover_and_tests_keep_their_level(repeats, monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 399)
+    monkeypatch.setattr(resampling, "RESAMPLES", 399)
     rng = np.random.default_rng(5)
     runs, n, gain = 250, 150, 0.05
     covered_t = covered_b = covered_score = rejected = 0
@@ -178,3 +184,44 @@ def test_intervals_cover_and_tests_keep_their_level(repeats, monkeypatch):
     # 250 runs of a true 95% vary by 1.4 points (one standard deviation); three and a half of them on either side.
     assert [covered_t / runs, covered_b / runs, covered_score / runs] == pytest.approx([0.95] * 3, abs=0.05)
     assert rejected / runs < 0.05 + 0.05
+
+
+@pytest.mark.parametrize(("lost", "won"), [(1, 7), (12, 5), (0, 3), (40, 41)])
+def test_mcnemar_is_statsmodels_s(lost, won):
+    oracle = contingency_tables.mcnemar([[10, lost], [won, 20]], exact=True)
+    assert mcnemar(lost, won).p == pytest.approx(oracle.pvalue)
+
+
+@pytest.mark.parametrize(("solved", "n"), [(0, 12), (7, 12), (353, 500), (500, 500)])
+def test_wilson_is_statsmodels_s(solved, n):
+    assert wilson(solved, n) == pytest.approx(proportion_confint(solved, n, method="wilson"), abs=1e-12)
+
+
+def test_holm_and_equivalence_are_statsmodels_s():
+    p_values = [0.013, 0.2, 0.0004, 0.04, 0.04]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+    first, second = draw_levels(np.random.default_rng(1), 200, 3)
+    oracle = ttost_paired(second, first, -0.02, 0.02)
+    assert statistics._tost(second - first, 0.02) == pytest.approx(oracle[0])
+
+
+def test_the_clustered_interval_is_statsmodels_s():
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(12), rng.integers(3, 60, 12))
+    values = rng.normal(0, 0.2, len(groups)) + rng.normal(0, 0.1, 12)[groups]
+    fit = OLS(values, np.ones((len(values), 1))).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+    # statsmodels corrects by (n-1)/(n-k) too, which is 1 with the mean alone.
+    assert bound_clustered(values, list(groups)) == pytest.approx(fit.conf_int()[0])
+
+
+def test_simulated_intervals_keep_their_promise(monkeypatch):
+    monkeypatch.setattr(resampling, "RESAMPLES", 199)
+    rng = np.random.default_rng(11)
+    held = 0
+    for _ in range(400):
+        rates = rng.beta(0.5, 0.4, 200)
+        one, other = (sample(rng.binomial(3, rates) / 3, 3) for _ in range(2))
+        interval = bound_fixed(one.means, one.repeats, other.means, other.repeats)
+        held += interval.low <= 0 <= interval.high
+    # 400 runs of a true 95% vary by 1.1 points (one standard deviation).
+    assert held / 400 == pytest.approx(0.95, abs=0.035)

@@ -55,6 +55,7 @@ def write_config(folder: Path, outcomes: dict[str, str], seconds: float = 0.1, *
         "agent_workers": 2,
         "grading_workers": 1,
         "perplexity_text": str(text),
+        "divergence": True,
         "results": str(folder / "runs"),
         **settings,
     }
