@@ -95,6 +95,9 @@ def grade(
     registry: RegistryOption = None,
     image_folder: Annotated[Path | None, typer.Option("--image-folder", help="archives of `docker save`")] = None,
     disk_budget: BudgetOption = None,
+    restore_tests: Annotated[
+        bool, typer.Option("--restore-tests", help="put test files back by our own hand; not the official way")
+    ] = False,
 ) -> None:
     """Grade stored patches, without an agent.
 
@@ -114,9 +117,48 @@ def grade(
         results=results,
         as_json=as_json,
         images=make_images_config(registry, image_folder, disk_budget),
+        restore=restore_tests,
         echo=typer.echo,
     )
     raise typer.Exit(status)
+
+
+@app.command()
+def validate(
+    dataset: Dataset,
+    instance: Instances = None,
+    repeats: Annotated[int, typer.Option(min=1, help="runs of the gold patch, and of the unpatched tree")] = 2,
+    run_id: Annotated[str | None, typer.Option(help="folder under --results; default: from the data set")] = None,
+    sandbox: SandboxKind = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="runs at once")] = 2,
+    timeout: Annotated[float, typer.Option(help="seconds per run")] = 1_800.0,
+    results: Annotated[Path, typer.Option(help="where run folders are made")] = Path("results/runs"),
+    registry: RegistryOption = None,
+    image_folder: Annotated[Path | None, typer.Option("--image-folder", help="archives of `docker save`")] = None,
+    disk_budget: BudgetOption = None,
+) -> None:
+    """Find out which instances can be trusted here: gold resolves, the unpatched tree does not, every time."""
+    from rich.console import Console
+
+    from harness.config import make_images_config
+    from harness.grading.validation import make_table
+    from harness.grading.validation import validate as validate_instances
+
+    path, found = validate_instances(
+        dataset,
+        instance or (),
+        run_id,
+        repeats=repeats,
+        sandbox=sandbox,
+        workers=workers,
+        timeout=timeout,
+        results=results,
+        images=make_images_config(registry, image_folder, disk_budget),
+    )
+    Console().print(make_table(found))
+    sound = sum(one.is_sound for one in found)
+    typer.echo(f"{sound} of {len(found)} instances are sound here; written: {path}")
+    raise typer.Exit(0 if sound == len(found) else 1)
 
 
 @app.command()
@@ -143,12 +185,23 @@ def compare(
         list[str] | None, typer.Option(help="a difference between runs to accept; may be repeated")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="where compare.json goes")] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option(help="a validation.json: leave out what is not sound, and say so")
+    ] = None,
 ) -> None:
     """Compare levels pairwise over the same instances."""
+    from harness.grading.validation import read_quarantine
     from harness.report.compare import compare as compare_targets
 
     raise typer.Exit(
-        compare_targets(targets, baseline=baseline, margin=margin, allow=tuple(allow or ()), output=output)
+        compare_targets(
+            targets,
+            baseline=baseline,
+            margin=margin,
+            allow=tuple(allow or ()),
+            output=output,
+            quarantine=read_quarantine(quarantine) if quarantine else {},
+        )
     )
 
 

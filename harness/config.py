@@ -136,6 +136,9 @@ class RunConfig(_Section):
         "instances that all levels have answered after an early stop, and start servers more often",
     )
     executor: Literal["local", "ray"] = Field(default="local", description="ray: agents and tests on a Ray cluster")
+    restore_tests: bool = Field(
+        default=False, description="put test files back by our own hand before the tests; not the official way"
+    )
     perplexity_text: Path | None = Field(default=None, description="text scored per level; engine endpoints only")
     divergence: bool = Field(
         default=False, description="measure the divergence from the baseline too; two levels are in memory then"

@@ -1,12 +1,15 @@
 """A model's patch: normalised, read, applied."""
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from unidiff.errors import UnidiffParseError
 from unidiff.patch import PatchSet
 
+from harness.errors import SandboxError
 from harness.sandbox.base import Sandbox
+from harness.sandbox.supervise import last_line
 
 PATCH_PATH = "/tmp/patch.diff"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -62,6 +65,21 @@ def touched_paths(patch: str) -> list[str]:
         sides.update(match[1] for match in _SIDE_HEADER.finditer(patch))
     names = map(_unquote, sides)
     return sorted({name.partition("/")[2] for name in names if name != "/dev/null" and "/" in name})
+
+
+def restore_tests(sandbox: Sandbox, test_patch: str, base_commit: str, *, timeout: float = 300.0) -> None:
+    """Put the files that `test_patch` touches back to `base_commit`; those that it will add are removed.
+
+    The official script asks git for all of them at once, and git restores none where one does not exist yet, so that
+    a patch which made that file decides its own tests. Raises `SandboxError` where a file cannot be put back.
+    """
+    for path in touched_paths(test_patch):
+        name, known = shlex.quote(path), shlex.quote(f"{base_commit}:{path}")
+        put_back = f"git checkout -q {base_commit} -- {name}"
+        command = f"if git cat-file -e {known} 2>/dev/null; then {put_back}; else rm -rf -- {name}; fi"
+        done = sandbox.exec(command, timeout=timeout)
+        if done.exit_code != 0:
+            raise SandboxError(f"{path}: cannot be restored from {base_commit[:12]}: {last_line(done.output)}")
 
 
 def _unquote(name: str) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from harness.errors import SandboxError, UserError
 from harness.files import replace_file
-from harness.grading.evaluate import evaluate
+from harness.grading.evaluate import Evaluation, evaluate, evaluate_unpatched
 from harness.grading.patch import encode
 from harness.grading.predictions import Prediction
-from harness.grading.verdict import InfraSign, Verdict, find_infra_sign, judge
+from harness.grading.verdict import InfraSign, Verdict, find_infra_sign, judge, judge_log
 from harness.instances import Instance
 from harness.sandbox.base import ImageSupply, SandboxFactory
 
@@ -41,6 +41,7 @@ def grade_all(
     supply: ImageSupply | None = None,
     workers: int,
     timeout: float,
+    restore: bool = False,
     on_graded: Callable[[str, Graded], None],
 ) -> dict[str, Graded]:
     """Grade the prediction of each of `instances`, `workers` at a time; results by instance id, in their order.
@@ -58,6 +59,7 @@ def grade_all(
                 root,
                 timeout=timeout,
                 supply=supply,
+                restore=restore,
             ): instance.instance_id
             for instance in instances
         }
@@ -78,6 +80,7 @@ def grade_instance(
     *,
     timeout: float,
     supply: ImageSupply | None = None,
+    restore: bool = False,
 ) -> Graded:
     """Grade one prediction, or read what an earlier run left of it under `root`.
 
@@ -90,10 +93,30 @@ def grade_instance(
         return Graded(judge(instance, log, patch), find_infra_sign(log))
     try:
         with supply.hold(instance) if supply is not None and patch else contextlib.nullcontext():
-            evaluation = evaluate(instance, patch, factory, timeout=timeout)
+            evaluation = evaluate(instance, patch, factory, timeout=timeout, restore=restore)
     except SandboxError as error:
         return Graded(None, find_infra_sign(str(error)), str(error))
-    replace_file(folder / "patch.diff", encode(patch or ""))
+    return _keep(folder, patch or "", evaluation)
+
+
+def grade_unpatched(
+    instance: Instance, factory: SandboxFactory, root: Path, *, timeout: float, supply: ImageSupply | None = None
+) -> Graded:
+    """Judge the instance's tests on its unpatched tree, or read what an earlier run left of that under `root`."""
+    folder = _folder(root, instance)
+    if is_finished(root, instance):
+        log = _read_stored(folder, "")
+        return Graded(judge_log(instance, log), find_infra_sign(log))
+    try:
+        with supply.hold(instance) if supply is not None else contextlib.nullcontext():
+            evaluation = evaluate_unpatched(instance, factory, timeout=timeout)
+    except SandboxError as error:
+        return Graded(None, find_infra_sign(str(error)), str(error))
+    return _keep(folder, "", evaluation)
+
+
+def _keep(folder: Path, patch: str, evaluation: Evaluation) -> Graded:
+    replace_file(folder / "patch.diff", encode(patch))
     replace_file(folder / "test_output.txt", evaluation.log.encode("utf-8", "replace"))
     replace_file(folder / "report.json", (json.dumps(evaluation.verdict.report(), indent=4) + "\n").encode())
     return Graded(evaluation.verdict, find_infra_sign(evaluation.log))

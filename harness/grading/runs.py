@@ -17,6 +17,7 @@ from harness.grading.logs import find_parser
 from harness.grading.predictions import Prediction, read_predictions, write_predictions
 from harness.grading.results import Graded, grade_all, is_finished
 from harness.grading.run_report import build_run_report, render_run_report
+from harness.grading.tamper import inspect_patch
 from harness.grading.verdict import judge, judge_log
 from harness.instances import Instance, dataset_hash, load_instances, select_instances
 from harness.sandbox.base import Sandbox, SandboxFactory
@@ -36,6 +37,7 @@ def grade(
     results: Path = Path("results/runs"),
     as_json: bool = False,
     images: ImagesConfig | None = None,
+    restore: bool = False,
     echo: Callable[[str], None] = print,
 ) -> int:
     """Grade `predictions` (see `read_predictions`) of the instances that `ids` names, all if it is empty.
@@ -43,21 +45,26 @@ def grade(
     Writes `<results>/<run_id>/`: `grade.json` (what was graded), `predictions.jsonl`, `instances/...` and the official
     run report `<model>.<run_id>.json`, whose counts go to `echo` (the whole report as JSON with `as_json`). Without a
     run id it follows from the content of dataset and predictions, so that the same command continues.
+    With `restore` test files are put back by our own hand (`harness.grading.patch.restore_tests`).
     `images` says where missing images come from (None: none may be missing); the identity of each that was used goes
     to `images.json`. Returns the exit status: 1 when a sandbox failed, so that running the command again is worthwhile.
     """
     instances, answers = _read_input(dataset, predictions, ids)
     run_id = run_id or _derive_run_id(predictions, instances, answers)
     root = results / run_id
-    record = _describe(dataset, instances, predictions)
-    _claim(root, record)
+    record = describe_dataset(dataset, instances) | {"predictions": predictions, "restore_tests": restore}
+    claim(root, "grade.json", record)
     write_predictions(root / "predictions.jsonl", answers.values())
-    graded = _grade_with_progress(instances, answers, root, sandbox, workers, timeout, images or ImagesConfig())
+    images = images or ImagesConfig()
+    graded = _grade_with_progress(instances, answers, root, sandbox, workers, timeout, images, restore)
     report = build_run_report([instance.instance_id for instance in instances], graded)
     model = next(iter(answers.values())).model_name_or_path.replace("/", "__")
     path = root / f"{model}.{run_id}.json"
     replace_file(path, (json.dumps(report, indent=4) + "\n").encode())
-    lines = [json.dumps(report, indent=4)] if as_json else [*render_run_report(report, graded), f"Report: {path}"]
+    notes = [*_note_flags(instances, answers, graded), f"Report: {path}"]
+    if restore:
+        notes.insert(0, "Test files were restored by hand before the tests (--restore-tests): not the official way.")
+    lines = [json.dumps(report, indent=4)] if as_json else [*render_run_report(report, graded), *notes]
     for line in lines:
         echo(line)
     return 1 if any(item.verdict is None for item in graded.values()) else 0
@@ -101,19 +108,39 @@ def _derive_run_id(predictions: str, instances: Sequence[Instance], answers: dic
     return f"grade-{Path(predictions).stem}-{digest[:12]}"
 
 
-def _describe(dataset: str, instances: Sequence[Instance], predictions: str) -> dict[str, Any]:
-    return {"dataset": dataset, "dataset_sha256": dataset_hash(instances), "predictions": predictions}
+def _note_flags(instances: Sequence[Instance], answers: dict[str, Prediction], graded: dict[str, Graded]) -> list[str]:
+    """Lines on patches that meddle with tests, and on verdicts in which the graders 5.x and 4.1 differ."""
+    flagged, suspects, differing = [], [], []
+    for instance in instances:
+        found = graded.get(instance.instance_id)
+        verdict = found.verdict if found else None
+        if verdict is None or not verdict.patch_exists:
+            continue
+        signs = inspect_patch(instance, answers[instance.instance_id].model_patch or "")
+        if signs.flags:
+            flagged.append(f"{instance.instance_id} ({', '.join(sorted(signs.flags))})")
+        if signs.is_suspect(resolved=verdict.resolved or verdict.resolved_v4):
+            suspects.append(instance.instance_id)
+        if verdict.resolved != verdict.resolved_v4:
+            differing.append(f"{instance.instance_id} ({'resolved' if verdict.resolved_v4 else 'not resolved'} in 4.1)")
+    said = (("Flagged patches", flagged), ("Suspect", suspects), ("Graders 5.x and 4.1 differ on", differing))
+    return [f"{words}: {', '.join(names)}" for words, names in said if names]
 
 
-def _claim(root: Path, record: dict[str, Any]) -> None:
-    """Record what this run directory grades; one that holds something else is refused."""
-    path = root / "grade.json"
+def describe_dataset(dataset: str, instances: Sequence[Instance]) -> dict[str, Any]:
+    """What a grading run keeps of its rows."""
+    return {"dataset": dataset, "dataset_sha256": dataset_hash(instances)}
+
+
+def claim(root: Path, name: str, record: dict[str, Any]) -> None:
+    """Record in file `name` what this run directory grades; one that holds something else is refused."""
+    path = root / name
     if not path.exists():
         if root.exists() and any(root.iterdir()):
             raise UserError(f"{root}: holds something other than a grading run; choose another --run-id")
         replace_file(path, (json.dumps(record, indent=2) + "\n").encode())
         return
-    stored = json.loads(path.read_text())
+    stored = {"restore_tests": False, **json.loads(path.read_text())}
     for key, value in record.items():
         if stored.get(key) != value:
             raise UserError(f"{path}: key {key}: is `{stored.get(key)}`, now `{value}`; choose another --run-id")
@@ -152,6 +179,7 @@ def _grade_with_progress(
     workers: int,
     timeout: float,
     images: ImagesConfig,
+    restore: bool,
 ) -> dict[str, Graded]:
     answered = [instance for instance in instances if instance.instance_id in answers]
     left = [item for item in answered if answers[item.instance_id].model_patch and not is_finished(root, item)]
@@ -169,7 +197,15 @@ def _grade_with_progress(
             ordered = supply.order(answered)
             supply.prefetch([item for item in ordered if item in left])
             graded = grade_all(
-                ordered, answers, factory, root, supply=supply, workers=workers, timeout=timeout, on_graded=advance
+                ordered,
+                answers,
+                factory,
+                root,
+                supply=supply,
+                workers=workers,
+                timeout=timeout,
+                restore=restore,
+                on_graded=advance,
             )
         finally:
             supply.close()

@@ -1,7 +1,7 @@
 """What the report reads: runs from their directories, and the arms (one level of one run) that it compares."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,14 @@ def load_run(root: Path) -> Run:
 def list_arms(run: Run) -> list[Arm]:
     """All levels of one run."""
     return [Arm(run, level, level) for level in run.levels]
+
+
+def leave_out(arms: Sequence[Arm], names: Collection[str]) -> list[Arm]:
+    """The arms without the rows of the instances that `names` holds; arms of one run still share it."""
+    runs = {
+        id(arm.run): replace(arm.run, rows=arm.run.rows[~arm.run.rows["instance_id"].isin(list(names))]) for arm in arms
+    }
+    return [replace(arm, run=runs[id(arm.run)]) for arm in arms]
 
 
 def find_arms(targets: Sequence[str], results: Path = RESULTS) -> list[Arm]:

@@ -1,6 +1,6 @@
 """Levels compared pairwise with a baseline over the same instances."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.errors import UserError
-from harness.report.arms import Arm, find_arms
+from harness.report.arms import Arm, find_arms, leave_out
 from harness.report.figures import Interval
 from harness.report.guard import check_comparable
 from harness.report.sensitivity import Details, find_details
@@ -47,26 +47,37 @@ def compare(
     margin: float = 2.0,
     allow: Sequence[str] = (),
     output: Path | None = None,
+    quarantine: Mapping[str, str] | None = None,
     echo: bool = True,
 ) -> int:
     """Compare the levels that `targets` name (run directories, run ids, RUN:LEVEL), write compare.json, print a table.
 
-    `margin` is the equivalence margin in percentage points. `output` defaults to the baseline's run directory. Returns
-    the exit status 0. Raises `UserError` for targets that do not exist, are fewer than two levels, or differ in what
-    `check_comparable` guards.
+    `margin` is the equivalence margin in percentage points. `output` defaults to the baseline's run directory.
+    Instances that `quarantine` names (with reasons) are left out at every level, and named. Returns the exit status 0.
+    Raises `UserError` for targets that do not exist, are fewer than two levels, or differ in what `check_comparable`
+    guards.
     """
     if not 0 < margin < 100:
         raise UserError(f"--margin {margin:g}: expected percentage points between 0 and 100")
     arms = find_arms(targets)
     if len(arms) < 2:
         raise UserError(f"{' '.join(targets)}: one level ({arms[0].label}); a comparison needs at least two")
+    known = {name for arm in arms for name in arm.tasks["instance_id"]}
+    left_out = {name: why for name, why in sorted((quarantine or {}).items()) if name in known}
+    if len(left_out) == len(known):
+        raise UserError(
+            f"--quarantine: leaves out all {len(known)} instances of these runs; nothing is left to compare"
+        )
+    arms = leave_out(arms, left_out)
     base = find_baseline(arms, baseline)
     accepted = check_comparable([base, *(arm for arm in arms if arm is not base)], allow)
     comparisons = compare_arms(arms, base, margin / 100)
     path = output or base.run.paths.comparison
-    write_json(path, to_json(comparisons, accepted))
+    write_json(path, to_json(comparisons, accepted) | {"quarantined": left_out})
     if echo:
         print_comparisons(comparisons, accepted)
+        for name, why in left_out.items():
+            Console(soft_wrap=True).print(f"Left out at every level: {name} ({why}).", highlight=False, markup=False)
         Console(soft_wrap=True).print(f"written: {path}", highlight=False, markup=False)
     return 0
 

@@ -40,6 +40,7 @@ def _conditions(run: Run) -> dict[str, dict[str, Any]]:
     sampling.pop("seed", None)
     budgets = {f"config.agent.{key}": value for key, value in agent.items()}
     budgets["config.endpoint.max_context"] = config.get("endpoint", {}).get("max_context")
+    budgets["config.restore_tests"] = config.get("restore_tests", False)
     budgets["config.grading_timeout"] = config.get("grading_timeout")
     return {
         "dataset": {"dataset.sha256": _shorten(record["dataset"].get("sha256"))},

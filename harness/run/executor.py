@@ -72,7 +72,9 @@ class LocalExecutor:
 
     async def grade(self, task: Task) -> Evaluation:
         """See `Executor.grade`."""
-        return await self._in_thread(grade, task, self._sandboxes, self._config.grading_timeout)
+        return await self._in_thread(
+            grade, task, self._sandboxes, self._config.grading_timeout, self._config.restore_tests
+        )
 
     def close(self) -> None:
         """See `Executor.close`. Threads that wait for the model end by themselves, and write nothing more."""

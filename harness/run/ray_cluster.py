@@ -113,7 +113,8 @@ def grade_remotely(task: Task, config: RunConfig, patch: bytes, image: Any) -> R
     with tempfile.TemporaryDirectory(prefix="sweq-") as folder:
         here = replace(task, paths=TaskPaths(Path(folder)))
         here.paths.patch.write_bytes(patch)
-        evaluation = grade(here, _choose(config, task.instance, image), config.grading_timeout)
+        factory = _choose(config, task.instance, image)
+        evaluation = grade(here, factory, config.grading_timeout, config.restore_tests)
         here.paths.patch.unlink()
         return Returned(evaluation, _collect(Path(folder)))
 

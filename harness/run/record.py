@@ -36,6 +36,8 @@ def describe_config(config: RunConfig) -> dict[str, Any]:
         del level["description"]
     if not data["divergence"]:
         del data["divergence"]
+    if not data["restore_tests"]:
+        del data["restore_tests"]
     if data["agent"]["external"] is None:
         del data["agent"]["external"]
     return data

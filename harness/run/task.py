@@ -102,9 +102,9 @@ def load_work(task: Task) -> Work | None:
     return Work(**read_json(task.paths.agent)) if task.paths.agent.exists() else None
 
 
-def grade(task: Task, factory: SandboxFactory, timeout: float) -> Evaluation:
+def grade(task: Task, factory: SandboxFactory, timeout: float, restore: bool = False) -> Evaluation:
     """Grade the stored patch in a fresh sandbox; log and official report entry are on disk afterwards. Blocking."""
-    evaluation = evaluate(task.instance, read_text(task.paths.patch), factory, timeout=timeout)
+    evaluation = evaluate(task.instance, read_text(task.paths.patch), factory, timeout=timeout, restore=restore)
     write_text(task.paths.test_output, evaluation.log)
     write_json(task.paths.report, evaluation.verdict.report())
     return evaluation
