@@ -53,7 +53,7 @@ SPACES: Mapping[str, list[tables.Launch]] = {
         for s in (3, 5)
     ],
     "row_gate_up": launches(BN=[4, 8, 16], num_warps=[2, 4, 8], num_stages=[1]),
-    "row_down": launches(BN=[2, 4, 8, 16], num_warps=[1, 2, 4], num_stages=[1]),
+    "row_down": launches(BN=[2, 4, 8], CHOICES=[1, 4, 16], num_warps=[1, 2, 4], num_stages=[1]),
     "gate_up": [
         {"BN": n, "num_warps": w, "num_stages": s}
         for n, w in ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8))

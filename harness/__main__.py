@@ -230,16 +230,25 @@ def rubrics(
 
 @images.command(name="build")
 def build_images(
-    instance: Annotated[list[str], typer.Option("--instance", "-i", help="instance id; may be repeated")],
+    instance: Instances = None,
+    everything: Annotated[bool, typer.Option("--all", help="every instance of the dataset that can be built")] = False,
     source: Annotated[str, typer.Option(help="sdist: from the package registry's releases")] = "sdist",
     dataset: Dataset = "SWE-bench/SWE-bench_Verified",
 ) -> None:
-    """Build the images of instances."""
+    """Build the images of instances. A build that fails leaves the others to be built, and status 1."""
     from harness.instances import load_instances
-    from harness.sandbox.images.sdist import build
+    from harness.sandbox.images.sdist import build, find_buildable
 
-    for image in build(instance, load_instances(dataset, instance), source, typer.echo):
+    if bool(instance) == everything:
+        raise UserError("images build: name instances with -i, or take --all")
+    rows = load_instances(dataset, instance or ())
+    result = build(find_buildable(rows) if everything else instance or (), rows, source, typer.echo)
+    for image in result.images:
         typer.echo(f"{image.name} {image.digest}")
+    for failure in result.failures.values():
+        typer.echo(f"failed: {failure}", err=True)
+    if result.failures:
+        raise typer.Exit(1)
 
 
 @images.command(name="pull")

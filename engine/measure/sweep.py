@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -73,7 +74,13 @@ def _driver() -> str:
         line = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").splitlines()[0]
     except OSError:
         return "unknown"
-    return line.split("Module")[-1].split()[0]
+    return driver_in(line)
+
+
+def driver_in(line: str) -> str:
+    """The version in the first line of the driver's own report, whose words differ between its open and closed kind."""
+    found = re.search(r"\d+\.\d+(\.\d+)*", line)
+    return found[0] if found else "unknown"
 
 
 def _commit() -> str:

@@ -12,7 +12,7 @@ from engine.errors import CheckpointError, UserError
 from engine.quant import int4
 from engine.quant.gguf_blocks import BLOCK_TYPES, expand
 
-Level = Literal["f32", "bf16", "fp8", "int8", "int4", "as-stored"]
+Level = Literal["f32", "bf16", "fp8", "int8", "int4-fp8", "int4", "as-stored"]
 TensorClass = Literal[
     "linear", "expert", "embedding", "lm_head", "router", "shared_expert_gate", "delta_ba", "norm", "conv", "vector"
 ]
@@ -86,11 +86,14 @@ def recipe(level: Level, tensor_class: TensorClass) -> str:
     state forgets, for 0.1% of the bytes: they are never quantized below bfloat16. Embedding and lm_head are int8 at
     int8 and int4: an error in a logit is not averaged over later layers, and embedding rows are looked up one by one,
     so 4 bits would cost more here than they save. At fp8 both stay bfloat16, as in the official FP8 checkpoint.
+    int4-fp8 has int4 experts, which are nearly all of the weights, and is fp8 in all else.
     """
     if tensor_class in ("norm", "conv", "vector"):
         return "f32"
     if level in ("f32", "bf16", "as-stored"):
         return level
+    if level == "int4-fp8":
+        return "int4" if tensor_class == "expert" else recipe("fp8", tensor_class)
     if tensor_class in ("router", "shared_expert_gate", "delta_ba"):
         return "bf16"
     if tensor_class in ("embedding", "lm_head"):

@@ -30,7 +30,7 @@ from engine.quant.cut import (
     cut_experts,
     cut_rows,
 )
-from engine.quant.formats import FP8_BLOCK, Level, Packed
+from engine.quant.formats import FP8_BLOCK, Level, Packed, recipe
 from engine.quant.gguf_blocks import BLOCK_TYPES
 from engine.quant.linear import PackedExperts
 from engine.weights.layout import TensorSpec
@@ -163,8 +163,7 @@ def _width_unit(config: ModelConfig, level: Level, types: Mapping[str, int]) -> 
     if not config.num_experts:
         return 1
     if level != "as-stored":
-        units = [column_unit(level, inner) for inner in (config.moe_intermediate_size,)]
-        return max(units)
+        return column_unit(recipe(level, "expert"), config.moe_intermediate_size)
     if {name.lower() for name in types} <= _PLAIN_TYPES:
         return 1
     return max([FP8_BLOCK] + [kind.width for name, kind in BLOCK_TYPES.items() if name in types])

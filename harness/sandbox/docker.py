@@ -12,14 +12,12 @@ import contextlib
 import io
 import os
 import posixpath
-import select
 import shlex
 import socket
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum, auto
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +31,7 @@ from docker.utils import kwargs_from_env, parse_host
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
 from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecResult
+from harness.sandbox.frames import End, drain, take_read_ahead
 from harness.sandbox.layer import LayerCeiling
 from harness.sandbox.limits import Limits
 from harness.sandbox.namespace import listen_inside
@@ -102,27 +101,30 @@ class DockerSandbox:
         if code is None:
             said = " ".join(captured.text().split())
             raise SandboxError(f"container {self._container.short_id}: a command could not be started: {said}")
-        if self._ceiling is not None and (end is _End.DISK or self._grew_too_large(start)):
+        if self._ceiling is not None and (end is End.DISK or self._grew_too_large(start)):
             self._free(self._ceiling, captured)
             code = code or 137
         seconds = time.monotonic() - start
-        return ExecResult(code, captured.text(), end is _End.TIMEOUT, captured.dropped, seconds)
+        return ExecResult(code, captured.text(), end is End.TIMEOUT, captured.dropped, seconds)
 
     def _run(
         self, command: str, deadline: float, cwd: str, env: dict[str, str], captured: CappedOutput
-    ) -> tuple["_End", int | None]:
+    ) -> tuple[End, int | None]:
         """Run once; the exit code is None where the runtime could not start a process."""
         argv = ["bash", "-c", _WRAPPER, "sweq", command]
         handle = self._api.exec_create(self._container.id, argv, environment=env, workdir=cwd)["Id"]
         connection = self._api.exec_start(handle, socket=True)
+        stream = getattr(connection, "_sock", connection)
         try:
-            end = _drain(getattr(connection, "_sock", connection), captured, deadline, self._ceiling)
-            if end is not _End.ITSELF:
-                self._restart()
+            end = drain(stream, captured, deadline, self._ceiling, take_read_ahead(connection))
         finally:
+            # Before any restart: a daemon that waits for its output to be read does not see the processes' ends.
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
             connection.close()
-        if end is not _End.ITSELF:
-            return end, 124 if end is _End.TIMEOUT else 137
+        if end is not End.ITSELF:
+            self._restart()
+            return end, 124 if end is End.TIMEOUT else 137
         return end, self._exit_code(handle)
 
     def _restart(self) -> None:
@@ -303,7 +305,7 @@ class DockerFactory:
             _REAPER,
             entrypoint=["bash"],
             detach=True,
-            user="root",
+            user="0:0",
             hostname="sandbox",
             network_mode="none",
             extra_hosts=dict(names),
@@ -374,54 +376,6 @@ def missing_image(instance_id: str, image: str) -> str:
         f"{instance_id}: no image {image} here: `docker pull {image}`, "
         f"or build it with `sweq images build --source sdist -i {instance_id}`"
     )
-
-
-class _End(Enum):
-    """What ended a command."""
-
-    ITSELF = auto()
-    TIMEOUT = auto()
-    DISK = auto()
-
-
-def _drain(connection: socket.socket, captured: CappedOutput, deadline: float, ceiling: LayerCeiling | None) -> _End:
-    """Feed `captured` until the command's output ends, the deadline passes or the disk ceiling is exceeded."""
-    frames = _Frames()
-    while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select([connection], [], [], min(left, 1.0) if ceiling else left)
-        if ready:
-            data = connection.recv(1 << 16)
-            if not data:
-                return _End.ITSELF
-            for payload in frames.split(data):
-                captured.feed(payload)
-        if ceiling and ceiling.is_due() and ceiling.is_exceeded():
-            return _End.DISK
-    return _End.TIMEOUT
-
-
-class _Frames:
-    """Takes the daemon's stream apart: frames with 8 bytes of header, the last 4 their length (Docker Engine API)."""
-
-    def __init__(self) -> None:
-        self._header = bytearray()
-        self._left = 0
-
-    def split(self, data: bytes) -> Iterator[bytes]:
-        """The payloads in `data`, which may start or end amid a frame."""
-        while data:
-            if self._left == 0:
-                missing = 8 - len(self._header)
-                self._header += data[:missing]
-                data = data[missing:]
-                if len(self._header) < 8:
-                    return
-                self._left = int.from_bytes(self._header[4:])
-                self._header.clear()
-            payload = data[: self._left]
-            self._left -= len(payload)
-            data = data[len(payload) :]
-            yield payload
 
 
 def _only_file(stream: Iterator[bytes]) -> bytes:

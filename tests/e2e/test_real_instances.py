@@ -24,7 +24,7 @@ def instance(request):
         connect().close()
     except UserError as error:
         pytest.skip(str(error))
-    build([request.param], INSTANCES.values(), "sdist", print)
+    assert build([request.param], INSTANCES.values(), "sdist", print).failures == {}
     return INSTANCES[request.param]
 
 
@@ -53,4 +53,4 @@ def test_the_image_says_where_it_comes_from(instance):
 def test_building_again_does_nothing(instance):
     lines = []
     build([instance.instance_id], [instance], "sdist", lines.append)
-    assert lines == [f"{instance.instance_id}: {instance.image} is here already"]
+    assert lines == [f"1/1 {instance.instance_id}: {instance.image} is here already"]

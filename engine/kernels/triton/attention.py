@@ -10,6 +10,8 @@ from torch import Tensor
 from engine.kernels.ops import HeadNorms
 from engine.kernels.triton.decode_attention import Singles, attend_singles
 from engine.kernels.triton.prefill_attention import Runs, attend_runs
+from engine.kernels.triton_matrix.operands import early
+from engine.kernels.triton_matrix.tiles import await_inputs
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def norm_rotate_and_store(
         HALF=cos.shape[-1],
         NORMED=norms is not None,
         num_warps=2,
+        **early(query),
     )
     return rotated
 
@@ -167,7 +170,9 @@ def _norm_rotate_and_store(
     BLOCK: tl.constexpr,
     HALF: tl.constexpr,
     NORMED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    await_inputs(EARLY)
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at = tl.arange(0, BLOCK)
     here = at < D

@@ -12,6 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_matrix.operands import early
+from engine.kernels.triton_matrix.tiles import await_inputs
+
 CHUNK = 64
 PARTS = 64
 LEAST_ROWS = 16
@@ -72,6 +75,7 @@ def attend_singles(
         PARTS=PARTS,
         num_warps=4,
         num_stages=2,
+        **early(query),
     )
     gated = gate is not None
     strides = (gate.stride(0), gate.stride(1)) if gate is not None else (0, 0)
@@ -90,6 +94,7 @@ def attend_singles(
         PARTS=PARTS,
         GATED=gated,
         num_warps=4,
+        **early(query),
     )
 
 
@@ -115,7 +120,9 @@ def _attend_part(
     PAGE: tl.constexpr,
     CHUNK: tl.constexpr,
     PARTS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    await_inputs(EARLY)
     single, kv_head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     context = tl.load(contexts + single)
     if part * CHUNK >= context:
@@ -169,7 +176,9 @@ def _join_parts(
     CHUNK: tl.constexpr,
     PARTS: tl.constexpr,
     GATED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    await_inputs(EARLY)
     single, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     heads = tl.num_programs(1)
     context, row = tl.load(contexts + single), tl.load(rows + single).to(tl.int64)

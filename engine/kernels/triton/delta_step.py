@@ -8,20 +8,19 @@ Two things concern all programs of a key head: the gated norm goes over whole va
 read by all. The last program to be done does both. Who that is is counted in `counters`, which are 0 before and after.
 """
 
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.reference_delta import DeltaWeights
+from engine.kernels.triton_matrix.arrivals import is_last, zeroed_counters
+from engine.kernels.triton_matrix.operands import early
+from engine.kernels.triton_matrix.tiles import await_inputs
 
 SLICE, WARPS = 64, 2
 """Columns of a state that one program has, and its warps: the fastest on an H200 at 32 and 128 sequences, and within 6%
 of it at 1 and 8 (benchmarks/NOTES.md). The same for every batch, for the order of sums follows from them."""
-
-LEAST_COUNTERS = 1 << 15
 
 
 def delta_net_step(
@@ -66,6 +65,7 @@ def delta_net_step(
         SLICE=value_dim // slices,
         TAPS=weights.conv.shape[1],
         num_warps=WARPS,
+        **early(qkvz),
     )
     return output
 
@@ -73,12 +73,7 @@ def delta_net_step(
 def _scratch(device: torch.device, sequences: int, key_heads: int, width: int) -> tuple[Tensor, Tensor]:
     """Counters, one for each key head of a sequence, and room for results before their norm."""
     results = torch.empty(sequences, width, dtype=torch.float32, device=device)
-    return _counters(device, triton.next_power_of_2(max(LEAST_COUNTERS, sequences * key_heads))), results
-
-
-@cache
-def _counters(device: torch.device, count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.int32, device=device)
+    return zeroed_counters(device, sequences * key_heads), results
 
 
 @triton.jit
@@ -97,16 +92,6 @@ def _move_window(x, window, channels, TAPS: tl.constexpr):
         newer = tl.load(window + channels * (TAPS - 1) + tap + 1)
         tl.store(window + channels * (TAPS - 1) + tap, newer)
     tl.store(window + channels * (TAPS - 1) + TAPS - 2, x.to(window.dtype.element_ty))
-
-
-@triton.jit
-def _is_last(counter, count):
-    """Whether `count - 1` programs have come by before; what they wrote and read until then is done."""
-    tl.debug_barrier()
-    last = tl.atomic_add(counter, 1) == count - 1
-    if last:
-        tl.store(counter, 0)
-    return last
 
 
 @triton.jit
@@ -134,6 +119,7 @@ def _step(
     V: tl.constexpr,
     SLICE: tl.constexpr,
     TAPS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     row, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     key_head, member = head // SHARED, head % SHARED
@@ -141,10 +127,13 @@ def _step(
     place = (row * HEADS * SHARED + head) * V
     slot = tl.load(slots + row).to(tl.int64)
     if slot < 0:
+        await_inputs(EARLY)
         tl.store(output + place + at_v, tl.zeros([SLICE], output.dtype.element_ty))
         return
     state_at = states + slot * state_stride + head * K * V + at_k[:, None] * V + at_v[None, :]
+    # States were last written a step ago: they are read while the projections are still being computed.
     memory = tl.load(state_at).to(tl.float32)
+    await_inputs(EARLY)
     group = qkvz + row.to(tl.int64) * qkvz_stride + key_head * (2 * K + 2 * SHARED * V)
     raw_q, raw_k = tl.load(group + at_k), tl.load(group + K + at_k)
     raw_v = tl.load(group + 2 * K + member * V + at_v)
@@ -169,7 +158,7 @@ def _step(
     tl.store(state_at, memory.to(states.dtype.element_ty))
     _move_window(raw_v, window, channels_v, TAPS)
 
-    if _is_last(counters + row * HEADS + key_head, SHARED * (V // SLICE)):
+    if is_last(counters + row * HEADS + key_head, SHARED * (V // SLICE)):
         at = tl.arange(0, V)
         for each in tl.static_range(SHARED):
             first = (row * HEADS * SHARED + key_head * SHARED + each) * V

@@ -5,6 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_matrix.operands import early
+from engine.kernels.triton_matrix.tiles import await_inputs
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """See `reference.rms_norm`."""
@@ -13,8 +16,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
     output = torch.empty(rows.shape, dtype=dtype, device=x.device)
     if len(rows):
         _rms_norm[(len(rows),)](
-            rows, rows, weight, output, eps, width, rows.stride(0), 0, triton.next_power_of_2(width), False, num_warps=4
-        )
+            rows, rows, weight, output, eps, width, rows.stride(0), 0, triton.next_power_of_2(width), False,
+            num_warps=4, **early(x),
+        )  # fmt: skip
     return output.view(x.shape)
 
 
@@ -35,6 +39,7 @@ def add_rms_norm(hidden: Tensor, delta: Tensor, weight: Tensor, eps: float, dtyp
             triton.next_power_of_2(width),
             True,
             num_warps=4,
+            **early(hidden),
         )
     return output
 
@@ -52,17 +57,20 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, dtype: t
 
 @triton.jit
 def _rms_norm(
-    hidden, delta, weight, output, eps, width, hidden_stride, delta_stride, BLOCK: tl.constexpr, ADD: tl.constexpr
-):
+    hidden, delta, weight, output, eps, width, hidden_stride, delta_stride, BLOCK: tl.constexpr, ADD: tl.constexpr,
+    EARLY: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     here = at < width
+    factors = tl.load(weight + at, mask=here, other=0.0)
+    await_inputs(EARLY)
     x = tl.load(hidden + row * hidden_stride + at, mask=here, other=0.0).to(tl.float32)
     if ADD:
         x += tl.load(delta + row * delta_stride + at, mask=here, other=0.0).to(tl.float32)
         tl.store(hidden + row * hidden_stride + at, x, mask=here)
     scale = tl.rsqrt(tl.sum(x * x, 0) / width + eps)
-    y = x * scale * tl.load(weight + at, mask=here, other=0.0)
+    y = x * scale * factors
     tl.store(output + row * width + at, y.to(output.dtype.element_ty), mask=here)
 
 

@@ -13,10 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_matrix.choices import choice_products
 from engine.kernels.triton_matrix.operands import Operands, early, row_step
 from engine.kernels.triton_matrix.routing import sort_choices
 from engine.kernels.triton_matrix.tables import choose
-from engine.kernels.triton_matrix.tiles import await_inputs, load_rows, prefetch, product, row_product, row_terms
+from engine.kernels.triton_matrix.tiles import await_inputs, load_rows, prefetch, product, row_terms
 
 DIRECT_TOKENS = 8
 
@@ -116,8 +117,7 @@ def _row_gate_up_kernel(
 def _row_down_kernel(
     inner, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, weights, shared_weight, shared_stride,
     output, T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
-    BK: tl.constexpr, SHARED: tl.constexpr, BN: tl.constexpr,
-    EARLY: tl.constexpr,
+    BK: tl.constexpr, SHARED: tl.constexpr, BN: tl.constexpr, CHOICES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     ROW_BYTES: tl.constexpr = K // 2 if FORMAT == "int4" else K * w.dtype.element_ty.primitive_bitwidth // 8
     token = tl.program_id(1).to(tl.int64)
@@ -131,15 +131,20 @@ def _row_down_kernel(
             prefetch(shared_w, at, K, FORMAT, ROW_BYTES)
     await_inputs(EARLY)
     acc = tl.zeros((BN,), tl.float32)
-    for choice in tl.static_range(TOP):
-        row = token * TOP + choice
+    for first in tl.static_range(0, TOP + SHARED, CHOICES):
+        choice = first + tl.arange(0, CHOICES)
+        routed, exist = choice < TOP, choice < TOP + SHARED
+        row = token * TOP + tl.minimum(choice, TOP - 1)
         expert = tl.load(experts + row).to(tl.int64)
-        own_w, own_s = w + expert * expert_weight, s + expert * expert_scale
-        term = row_product(inner + row * K, own_w, own_s, at, N, K, FORMAT, GROUP, BN, BK)
-        acc += term * tl.load(weights + row)
-    if SHARED:
-        term = row_product(inner + (T * TOP + token) * K, shared_w, shared_s, at, N, K, FORMAT, GROUP, BN, BK)
-        acc += term * tl.sigmoid(tl.load(shared_weight + token * shared_stride).to(tl.float32))
+        own_w = tl.where(routed, w + expert * expert_weight, shared_w)
+        own_s = tl.where(routed, s + expert * expert_scale, shared_s)
+        x = inner + tl.where(routed, row, T * TOP + token) * K
+        terms = choice_products(x, own_w, own_s, exist, at, N, K, FORMAT, GROUP, CHOICES, BN, BK)
+        share = tl.load(weights + row)
+        if SHARED:
+            own = tl.sigmoid(tl.load(shared_weight + token * shared_stride).to(tl.float32))
+            share = tl.where(routed, share, own)
+        acc += tl.sum(tl.where(exist[:, None], terms * share[:, None], 0.0), 0)
     tl.store(output + token * N + cols, acc, mask=cols < N)
 
 

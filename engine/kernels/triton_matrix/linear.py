@@ -5,12 +5,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_matrix.arrivals import is_last, zeroed_counters
 from engine.kernels.triton_matrix.operands import Operands, early, row_step
 from engine.kernels.triton_matrix.tables import choose
 from engine.kernels.triton_matrix.tiles import await_inputs, load_rows, prefetch, product, row_terms
 
 MOST_TOKENS = 64
 """Tokens up to which the kernels here beat a product over the dequantized matrix, or FP8 by FP8."""
+
+PROGRAMS = 128
+"""Programs that a matrix should make at least: about one for each multiprocessor."""
 
 ROW_TOKENS = 2
 """Tokens up to which plain arithmetic keeps up with the memory."""
@@ -30,19 +34,23 @@ def multiply(x: Tensor, matrix: Operands) -> Tensor:
         )  # fmt: skip
         return y
     tuned = choose("linear", name, tokens)
-    BM = rows_of_tile(tokens)
-    grid = (triton.cdiv(matrix.out, tuned["BN"]), triton.cdiv(tokens, BM))
+    BM, splits = rows_of_tile(tokens), column_splits(matrix)
+    grid = (triton.cdiv(matrix.out, tuned["BN"]), triton.cdiv(tokens, BM), splits)
+    partial = torch.empty((splits, tokens, matrix.out), dtype=torch.float32, device=x.device) if splits > 1 else y
     _kernel[grid](
         x,
         matrix.weight,
         matrix.scale,
         y,
+        partial,
+        zeroed_counters(x.device, grid[0] * grid[1]) if splits > 1 else y,
         tokens,
         matrix.out,
         matrix.columns,
         matrix.format,
         matrix.step,
         BM,
+        splits,
         **tuned,
         **early(x),
     )
@@ -53,6 +61,17 @@ def rows_of_tile(tokens: int, most: int = 64) -> int:
     """The least tile of 16, 32, ... rows that holds `tokens`, up to `most`."""
     tile: int = min(most, max(16, triton.next_power_of_2(tokens)))
     return tile
+
+
+def column_splits(matrix: Operands) -> int:
+    """Programs that share a tile's columns: enough that a narrow matrix occupies a GPU, by the matrix alone.
+
+    Sums are joined in order, so a token's result depends on no other token, and not on how many there are.
+    """
+    splits, programs = 1, triton.cdiv(matrix.out, 32)
+    while programs * splits < PROGRAMS and matrix.columns % (4 * splits * matrix.step) == 0:
+        splits *= 2
+    return splits
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -80,19 +99,36 @@ def _kernel(
     w,
     s,
     y,
+    partial,
+    counters,
     T,
     N,
     K: tl.constexpr,
     FORMAT: tl.constexpr,
     BK: tl.constexpr,
     BM: tl.constexpr,
+    SPLITS: tl.constexpr,
     BN: tl.constexpr,
     EARLY: tl.constexpr,
 ):
     cols = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     rows = tl.program_id(1).to(tl.int64) * BM + tl.arange(0, BM)
+    at = tl.minimum(cols, N - 1)
+    COLUMNS: tl.constexpr = K // SPLITS
+    first = tl.program_id(2) * COLUMNS
     if EARLY:  # what the first steps of the loop take
-        prefetch(w, tl.minimum(cols, N - 1), K, FORMAT, 1024)
+        prefetch(w + (first // 2 if FORMAT == "int4" else first), at, K, FORMAT, 1024)
     await_inputs(EARLY)
-    acc = product(x, rows, rows < T, w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
-    tl.store(y + rows[:, None] * N + cols[None, :], acc, mask=(rows < T)[:, None] & (cols < N)[None, :])
+    acc = product(x, rows, rows < T, w, s, at, N, K, FORMAT, BM, BN, BK, first, COLUMNS)
+    place, valid = rows[:, None] * N + cols[None, :], (rows < T)[:, None] & (cols < N)[None, :]
+    if SPLITS == 1:
+        tl.store(y + place, acc, mask=valid)
+    else:
+        tl.store(partial + tl.program_id(2).to(tl.int64) * T * N + place, acc, mask=valid)
+        tile = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        if is_last(counters + tile, SPLITS):
+            total = tl.zeros((BM, BN), tl.float32)
+            for split in tl.static_range(SPLITS):
+                own = partial + tl.full((), split, tl.int64) * T * N + place
+                total += tl.load(own, mask=valid, other=0.0, cache_modifier=".cg")
+            tl.store(y + place, total, mask=valid)

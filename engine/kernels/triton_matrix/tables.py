@@ -22,7 +22,7 @@ DEFAULTS: Mapping[str, Launch] = MappingProxyType(
         "row_linear": {"BN": 8, "num_warps": 4, "num_stages": 1},
         "linear": {"BN": 32, "num_warps": 4, "num_stages": 4},
         "row_gate_up": {"BN": 4, "num_warps": 4, "num_stages": 1},
-        "row_down": {"BN": 8, "num_warps": 4, "num_stages": 1},
+        "row_down": {"BN": 4, "CHOICES": 4, "num_warps": 4, "num_stages": 1},
         "gate_up": {"BN": 32, "num_warps": 4, "num_stages": 4},
         "down": {"BN": 64, "num_warps": 4, "num_stages": 4},
         "many_gate_up": {"BM": 64, "BN": 128, "num_warps": 8, "num_stages": 3},

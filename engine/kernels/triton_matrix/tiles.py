@@ -121,18 +121,22 @@ def product(
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
+    first=0,
+    COLUMNS: tl.constexpr = 0,
 ):
     """Float32 [BM, BN]: rows `rows` int64 [BM] of x bfloat16 [., K] times rows `cols` [BN] of W [N, K].
 
     Zeros where a row does not `exist` [BM]. `BK` columns a step, which have one scale: 128 for FP8, the group for int4.
+    Of the columns, `COLUMNS` from `first` on, or all.
     """
     acc = tl.zeros((BM, BN), tl.float32)
-    for k in tl.range(0, K, BK):
-        at = rows[:, None] * K + (k + tl.arange(0, BK))[None, :]
-        activations = tl.load(x + at, mask=exist[:, None], other=0.0)
+    for step in tl.range(0, COLUMNS if COLUMNS else K, BK):
+        k = first + step
         if FORMAT == "int4":
-            acc += _int4_product(activations, w, s, cols, N, K, k, BM, BK)
+            acc += _int4_product(x, rows, exist, w, s, cols, N, K, k, BK)
         else:
+            at = rows[:, None] * K + (k + tl.arange(0, BK))[None, :]
+            activations = tl.load(x + at, mask=exist[:, None], other=0.0)
             weights = tl.load(w + cols[None, :] * K + (k + tl.arange(0, BK))[:, None])
             part = tl.dot(activations, widened(weights, activations.dtype))
             if FORMAT == "fp8":
@@ -145,14 +149,17 @@ def product(
 
 
 @triton.jit
-def _int4_product(activations, w, s, cols, N, K: tl.constexpr, k, BM: tl.constexpr, BK: tl.constexpr):
-    """One group: even columns are low nibbles and odd ones high nibbles, each half a product of its own."""
-    bytes_ = tl.load(w + cols[None, :] * (K // 2) + (k // 2 + tl.arange(0, BK // 2))[:, None])
-    even, odd = tl.split(tl.reshape(activations, (BM, BK // 2, 2)))
-    low, high = nibbles(bytes_, even.dtype)
-    part = tl.dot(odd, high, tl.dot(even, low))
+def _int4_product(x, rows, exist, w, s, cols, N, K: tl.constexpr, k, BK: tl.constexpr):
+    """One group: its first columns are low nibbles and the others high nibbles, each half a product of its own."""
+    lanes = tl.arange(0, BK // 2)
+    at = rows[:, None] * K + (k + lanes)[None, :]
+    first = tl.load(x + at, mask=exist[:, None], other=0.0)
+    second = tl.load(x + at + BK // 2, mask=exist[:, None], other=0.0)
+    bytes_ = tl.load(w + cols[None, :] * (K // 2) + (k // 2 + lanes)[:, None])
+    low, high = nibbles(bytes_, first.dtype)
+    part = tl.dot(second, high, tl.dot(first, low))
     pair = s + (k // BK * N + cols) * 2
-    total = tl.sum(activations.to(tl.float32), 1)
+    total = tl.sum(first.to(tl.float32) + second.to(tl.float32), 1)
     return part * tl.load(pair).to(tl.float32)[None, :] + total[:, None] * tl.load(pair + 1).to(tl.float32)[None, :]
 
 
@@ -190,10 +197,11 @@ def row_terms(x, weights, scale, zero, FORMAT: tl.constexpr, GROUP: tl.constexpr
     activations = x.to(tl.float32)
     if FORMAT == "int4":
         GROUPS: tl.constexpr = BK // GROUP
-        even, odd = tl.split(tl.reshape(activations, (BK // 2, 2)))
+        first, second = tl.split(tl.permute(tl.reshape(activations, (GROUPS, 2, GROUP // 2)), (0, 2, 1)))
         low, high = nibbles(weights, x.dtype)
-        terms = low.to(tl.float32) * even[None, :] + high.to(tl.float32) * odd[None, :]
-        totals = tl.sum(tl.reshape(even + odd, (GROUPS, GROUP // 2)), 1)
+        terms = low.to(tl.float32) * tl.reshape(first, (BK // 2,))[None, :]
+        terms += high.to(tl.float32) * tl.reshape(second, (BK // 2,))[None, :]
+        totals = tl.sum(first + second, 1)
         sums = tl.sum(tl.sum(tl.reshape(terms, (BN, GROUPS, GROUP // 2)), 2) * scale + totals[None, :] * zero, 1)
     else:
         terms = weights.to(tl.float32) * activations[None, :]
@@ -202,15 +210,3 @@ def row_terms(x, weights, scale, zero, FORMAT: tl.constexpr, GROUP: tl.constexpr
         else:
             sums = tl.sum(terms, 1) * scale
     return sums
-
-
-@triton.jit
-def row_product(
-    x, w, s, cols, N, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
-):
-    """Float32 [BN]: one row bfloat16 [K] at `x` times rows `cols` [BN] of W [N, K], `BK` columns at a time."""
-    acc = tl.zeros((BN,), tl.float32)
-    for k in tl.static_range(0, K, BK):
-        weights, scale, zero = load_rows(w, s, cols, N, K, k, FORMAT, GROUP, BK)
-        acc += row_terms(tl.load(x + k + tl.arange(0, BK)), weights, scale, zero, FORMAT, GROUP, BN, BK)
-    return acc

@@ -1,74 +1,61 @@
 """Images of SWE-bench instances where no image registry can be reached: built from Debian and from release archives.
 
-Two kinds, both cached by the hash of what they were made from, which their label `sweq.recipe` carries:
+Three layers, so that instances share what is large:
 
-- the base, `sweq/base:<suite>-<hash>`: debootstrap, Python, git, a compiler, and a stand-in for conda's `activate`;
-- an instance's, under the official name that its row gives, labelled `sweq.source=sdist` so that nobody mistakes it
-  for the official image: `/testbed` is the release's source with `test_patch` and `patch` taken out where they are
-  present, committed, and standing in for `base_commit` by a git replace reference.
+- the base (see `debian`), one for each Python;
+- a release's environment, `sweq/environment:<release>-<hash>`: the pins, and the release's source in `/testbed`;
+- the instance's own, under the official name that its row gives, labelled `sweq.source=sdist` so that nobody mistakes
+  it for the official image: `test_patch` and `patch` are taken out of `/testbed` where the release has them, and what
+  is left is committed and stands in for `base_commit` by a git replace reference.
 """
 
-import fcntl
-import hashlib
-import json
-import os
 import shlex
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import docker
-import yaml
-from docker.errors import ImageNotFound
 from docker.models.images import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.errors import SandboxError, UserError
 from harness.instances import Instance
-from harness.sandbox.docker import DockerSandbox, connect
-from harness.sandbox.supervise import last_line
+from harness.sandbox.docker import connect
+from harness.sandbox.images import debian
+from harness.sandbox.images.layers import Layer, commit_layer, find_image, only_builder
+from harness.sandbox.images.releases import SDISTS, Release, load_releases
 
-SDISTS = Path(__file__).parent / "sdists.yaml"
-_SUITES = {"3.11": "bookworm"}
-_PACKAGES = "python3,python3-dev,python3-pip,python3-venv,git,build-essential,ca-certificates,locales,patch"
 _TOOLS = ("pip==24.0", "setuptools==68.0.0", "wheel==0.40.0")
-_CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_PASSED_ON = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "PIP_PROXY", "PIP_DEFAULT_TIMEOUT")
-_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-_STEP_TIMEOUT = 1_800.0
 
-# The official scripts source this under `set -u`, then call `conda activate testbed`.
-_ACTIVATE = """\
-conda() { :; }
-case ":$PATH:" in
-  *:/opt/miniconda3/envs/testbed/bin:*) ;;
-  *) export PATH="/opt/miniconda3/envs/testbed/bin:$PATH" ;;
-esac
-export VIRTUAL_ENV=/opt/miniconda3/envs/testbed CONDA_DEFAULT_ENV=testbed
-"""
-
-_BUILD = """\
+_START = """\
 set -Eeuo pipefail
 trap 'echo "failed: $BASH_COMMAND" >&2' ERR
 export PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-python3 -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(v != "{python}" and "base image has Python " + v)'
-python3 -m venv /opt/miniconda3/envs/testbed
 . /opt/miniconda3/bin/activate
+"""
+
+_ENVIRONMENT = """\
+python -c 'import sys; v = "%d.%d" % sys.version_info[:2]; sys.exit(v != "{python}" and "base image has Python " + v)'
 python -m pip install -q {tools}
-python -m pip install -q {pins}
-python -m pip download -q --no-deps --no-binary :all: -d /build/sdist {sdist}
+{pins}
+python -m pip download -q --no-deps --no-binary {project} -d /build/sdist {sdist}
 tar -x -f /build/sdist/*.tar.gz --strip-components=1 --no-same-owner -C /testbed
 cd /testbed
 git config --global user.name sweq
 git config --global user.email sweq@localhost
 git config --global init.defaultBranch main
+git config --global gc.auto 0
 git init -q
 printf '%s\\n' '*.egg-info/' '__pycache__/' '*.py[cod]' '.pytest_cache/' >> .git/info/exclude
+{steps}
+git add -A
+{install}
+"""
+
+# A new container gives files new inode numbers and ctimes: git, if it minded, would touch every object, and so copy the
+# whole store into the instance's layer. The release's own versions of what the patches touch stay neither in the store
+# nor as bytecode.
+_INSTANCE = """\
+cd /testbed
 for name in test_patch patch; do
   [ -s /build/$name.diff ] || continue
   if git apply --check -R /build/$name.diff 2>/dev/null; then
@@ -78,30 +65,23 @@ for name in test_patch patch; do
     exit 1
   fi
 done
-{steps}
-git add -A
+git -c core.checkStat=minimal -c core.trustctime=false add -A
 git commit -q -m 'SWE-bench base from {sdist}'
 git update-ref refs/replace/{commit} HEAD
-python -m pip install -q --no-deps -e .
+git prune --expire=now
+{install}
 test -z "$(git status --short)"
-rm -rf /build /root/.cache
 """
 
-
-class Sdist(BaseModel):
-    """One entry of `sdists.yaml`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sdist: str
-    python: str
-    pins: tuple[str, ...]
-    steps: tuple[str, ...] = ()
+_END = """\
+rm -rf /testbed/build /build /root/.cache
+find /testbed -name __pycache__ -prune -exec rm -rf {} +
+"""
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """One local image: `source` is `official`, `sdist` or `base`; `digest` is the image's content id."""
+    """One local image: `source` is `official`, `sdist`, `environment` or `base`; `digest` is its content id."""
 
     name: str
     digest: str
@@ -110,209 +90,140 @@ class ImageInfo:
     size_bytes: int
 
 
-def load_sdists(path: Path = SDISTS) -> dict[str, Sdist]:
-    """The table of instances that can be built from release archives, by instance id."""
-    table = yaml.safe_load(path.read_text())
-    if not isinstance(table, dict):
-        raise UserError(f"{path}: must be a mapping of instance ids")
-    entries = {}
-    for instance_id, fields in table.items():
-        try:
-            entries[instance_id] = Sdist.model_validate(fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in (instance_id, *first["loc"]))
-            raise UserError(f"{path}: {key}: {first['msg']}") from None
-        if entries[instance_id].python not in _SUITES:
-            raise UserError(f"{path}: {instance_id}.python: must be one of {', '.join(_SUITES)}")
-    return entries
+@dataclass(frozen=True)
+class BuildResult:
+    """The images that are here now, in the order asked for, and by instance id why others are not."""
+
+    images: tuple[ImageInfo, ...]
+    failures: dict[str, str]
 
 
 def build(
     ids: Sequence[str], instances: Iterable[Instance], source: str, progress: Callable[[str], None]
-) -> list[ImageInfo]:
+) -> BuildResult:
     """Build what is missing of the images of `ids`; an image that is here already is left alone.
 
-    `source` must be `sdist`. `progress` gets one line for each step. Raises `UserError` for an instance that the table
-    does not have, `SandboxError` when a build fails.
+    `source` must be `sdist`. `progress` gets one line for each step. A build that fails does not keep the others from
+    being tried. Raises `UserError` for an instance that the table does not have, and where nothing could be built.
     """
     if source != "sdist":
         raise UserError(f"--source {source}: must be sdist (official images come by `docker pull`)")
     if not ids:
-        raise UserError(f"name the instances to build with -i: {', '.join(sorted(load_sdists()))}")
-    table, rows = load_sdists(), {instance.instance_id: instance for instance in instances}
+        raise UserError("name the instances to build with -i, or take --all; `sweq images list` shows what there is")
+    table, rows = _by_instance(), {instance.instance_id: instance for instance in instances}
     for instance_id in ids:
         if instance_id not in table:
-            raise UserError(f"{instance_id}: not in {SDISTS.name}, which has {', '.join(sorted(table))}")
+            raise UserError(f"{instance_id}: not in {SDISTS.name}; `sweq images list` shows what is")
         if instance_id not in rows:
             raise UserError(f"{instance_id}: not among the data set's instances")
     client = connect()
-    return [_build_one(client, rows[name], table[name], progress) for name in ids]
+    images, failures = [], {}
+    for number, name in enumerate(ids, start=1):
+        told = partial(_tell, progress, f"{number}/{len(ids)} {name}")
+        try:
+            images.append(_build_one(client, rows[name], table[name], told))
+        except SandboxError as error:
+            failures[name] = str(error)
+            told(str(error))
+    return BuildResult(tuple(images), failures)
 
 
-def build_sdist_image(instance: Instance, progress: Callable[[str], None] = lambda line: None) -> str:
-    """Build the image of one instance from its release archive; returns its tag."""
-    return build([instance.instance_id], [instance], "sdist", progress)[0].name
+def find_buildable(instances: Iterable[Instance]) -> list[str]:
+    """Ids of those of `instances` that the table has, releases together; raises `UserError` if there are none."""
+    known = {instance.instance_id for instance in instances}
+    ids = [name for name in _by_instance() if name in known]
+    if not ids:
+        raise UserError(f"--all: the data set has no instance that is in {SDISTS.name}")
+    return ids
 
 
 def build_base(progress: Callable[[str], None] = lambda line: None, python: str = "3.11") -> str:
-    """Build the base image unless it is here; returns its tag."""
-    return _build_base(connect(), python, progress)
+    """Build the base image of `python` unless it is here; returns its tag."""
+    return debian.build_base(connect(), python, progress)
 
 
 def list_images() -> list[str]:
-    """One line for each local image of an instance and each base, then one for each instance that could be built."""
+    """One line for each local image of an instance, environment and base, then one for each release not all built."""
     images = sorted((info for image in connect().images.list() for info in _describe(image)), key=lambda i: i.name)
     built = {info.instance_id for info in images}
     lines = [f"{info.name}  {info.source}  {info.size_bytes / 1e6:.0f} MB  {info.digest[:19]}" for info in images]
-    missing = (name for name in sorted(load_sdists()) if name not in built)
-    return lines + [f"{name}  not built: sweq images build --source sdist -i {name}" for name in missing]
+    for release in load_releases():
+        missing = [name for name in release.instances if name not in built]
+        if missing:
+            lines.append(f"{release.name}  not built: {' '.join(missing)}")
+    return lines
 
 
-def build_script(instance: Instance, entry: Sdist) -> str:
-    """The shell script that turns a container of the base image into the instance's."""
-    return _BUILD.format(
-        python=entry.python,
+def environment_layer(release: Release, base: str) -> Layer:
+    """The layer of `release` on the image `base`, named by its recipe."""
+    script = _START + _ENVIRONMENT.format(
+        python=release.python,
         tools=shlex.join(_TOOLS),
-        pins=shlex.join(entry.pins),
-        sdist=shlex.quote(entry.sdist),
-        steps="\n".join(entry.steps),
-        commit=instance.base_commit,
+        pins=f"python -m pip install -q --no-deps {shlex.join(release.pins)}" if release.pins else "",
+        project=shlex.quote(release.project),
+        sdist=shlex.quote(release.sdist),
+        steps="\n".join(release.steps),
+        install="python -m pip install -q --no-deps -e ." if release.editable else "",
     )
+    unnamed = Layer("", base, script + _END, "environment", environment=release.environment)
+    return replace(unnamed, tag=f"sweq/environment:{release.name}-{unnamed.recipe}")
 
 
-def _build_one(client: docker.DockerClient, row: Instance, entry: Sdist, progress: Callable[[str], None]) -> ImageInfo:
+def instance_layer(row: Instance, image: str, release: Release, environment: str) -> Layer:
+    """The layer of one instance, called `image`, on its release's `environment`."""
+    script = _INSTANCE.format(
+        sdist=shlex.quote(release.sdist),
+        commit=row.base_commit,
+        # A copy in site-packages must be the copy of the tree without the fix.
+        install="" if release.editable else "python -m pip install -q --no-deps --no-build-isolation .\nrm -rf build",
+    )
+    files = {"/build/test_patch.diff": row.test_patch, "/build/patch.diff": row.patch}
+    labels = {"sweq.instance": row.instance_id}
+    return Layer(image, environment, _START + script + _END, "sdist", files=files, labels=labels)
+
+
+def build_environment(client: docker.DockerClient, release: Release, progress: Callable[[str], None]) -> str:
+    """Build the environment of `release` unless it is here; returns its tag."""
+    layer = environment_layer(release, debian.build_base(client, release.python, progress))
+    with only_builder(layer.tag):
+        if find_image(client, layer.tag) is None:
+            progress(f"building {layer.tag}")
+            commit_layer(client, layer)
+    return layer.tag
+
+
+def _build_one(
+    client: docker.DockerClient, row: Instance, release: Release, progress: Callable[[str], None]
+) -> ImageInfo:
     if row.image is None:
         raise UserError(f"{row.instance_id}: its row names no image")
-    with _only_builder(row.instance_id):
-        base = _build_base(client, entry.python, progress)
-        script = build_script(row, entry)
-        recipe = _hash(base, script, row.patch, row.test_patch)
-        found = _find(client, row.image)
+    with only_builder(row.instance_id):
+        found = find_image(client, row.image)
         if found is not None and found.labels.get("sweq.source") != "sdist":
-            progress(f"{row.instance_id}: {row.image} is here and not ours: left alone")
-        elif found is None or found.labels.get("sweq.recipe") != recipe:
-            progress(f"{row.instance_id}: building {row.image} from {entry.sdist}")
-            labels = {"sweq.source": "sdist", "sweq.instance": row.instance_id, "sweq.recipe": recipe}
-            _commit(client, base, script, {"test_patch": row.test_patch, "patch": row.patch}, row.image, labels)
+            progress(f"{row.image} is here and not ours: left alone")
         else:
-            progress(f"{row.instance_id}: {row.image} is here already")
+            layer = instance_layer(row, row.image, release, build_environment(client, release, progress))
+            if found is None or found.labels.get("sweq.recipe") != layer.recipe:
+                progress(f"building {row.image} from {release.sdist}")
+                commit_layer(client, layer)
+            else:
+                progress(f"{row.image} is here already")
     return next(info for info in _describe(client.images.get(row.image)) if info.name == row.image)
 
 
-def _commit(
-    client: docker.DockerClient,
-    base: str,
-    script: str,
-    patches: Mapping[str, str],
-    tag: str,
-    labels: Mapping[str, str],
-) -> None:
-    """Run `script` in a container of `base` that has the host's network, and keep what it made as `tag`."""
-    # No entrypoint: the image would inherit it, and the official runner starts its containers with a command alone.
-    command = ["bash", "-c", "while :; do sleep infinity & wait $!; done"]
-    container = client.containers.run(base, command, detach=True, network_mode="host")
-    with DockerSandbox(container) as box:
-        for name, text in patches.items():
-            box.write_file(f"/build/{name}.diff", text.encode())
-        environment = _network_environment()
-        certificates = _certificates()
-        if certificates is not None:
-            box.write_file("/build/certificates.pem", certificates.read_bytes())
-            environment |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), "/build/certificates.pem")
-        box.write_file("/build/build.sh", script.encode())
-        result = box.exec("bash /build/build.sh", timeout=_STEP_TIMEOUT, cwd="/", env=environment)
-        if result.exit_code != 0:
-            raise SandboxError(f"{tag}: the build failed: {last_line(result.output)}")
-        repository, _, version = tag.rpartition(":")
-        changes = [f"LABEL {key}={json.dumps(value)}" for key, value in labels.items()]
-        container.commit(repository, version, changes=["ENTRYPOINT []", 'CMD ["/bin/bash"]', *changes])
+def _tell(progress: Callable[[str], None], where: str, line: str) -> None:
+    progress(f"{where}: {line}")
 
 
-def _build_base(client: docker.DockerClient, python: str, progress: Callable[[str], None]) -> str:
-    suite = _SUITES[python]
-    recipe = _hash(suite, _PACKAGES, _ACTIVATE)
-    tag = f"sweq/base:{suite}-{recipe}"
-    with _only_builder("base"):
-        if _find(client, tag) is None:
-            progress(f"building {tag} with debootstrap: one to three minutes")
-            with tempfile.TemporaryDirectory(prefix="sweq-base-") as folder:
-                _import(client, _bootstrap(suite, Path(folder)), tag, recipe)
-    return tag
-
-
-def _bootstrap(suite: str, folder: Path) -> Path:
-    """A Debian root file system of `suite`, as one tar archive in `folder`."""
-    missing = [tool for tool in ("debootstrap", "tar") if shutil.which(tool) is None]
-    if missing or os.geteuid() != 0:
-        problem = f"{missing[0]} is missing (apt-get install {missing[0]})" if missing else "debootstrap needs root"
-        raise UserError(f"the base image cannot be built: {problem}")
-    root, archive = folder / "root", folder / "root.tar"
-    _call("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", suite, str(root))
-    for unwanted in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man"):
-        shutil.rmtree(root / unwanted, ignore_errors=True)
-    for marker in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
-        marker.unlink()
-    (root / "testbed").mkdir()
-    activate = root / "opt/miniconda3/bin/activate"
-    activate.parent.mkdir(parents=True)
-    activate.write_text(_ACTIVATE)
-    _call("tar", "-c", "-f", str(archive), "--numeric-owner", "--exclude=./dev/*", "-C", str(root), ".")
-    return archive
-
-
-def _import(client: docker.DockerClient, archive: Path, tag: str, recipe: str) -> None:
-    repository, _, version = tag.rpartition(":")
-    labels = {"sweq.source": "base", "sweq.recipe": recipe}
-    changes = ["ENV LANG=C.UTF-8", 'CMD ["/bin/bash"]', *(f"LABEL {key}={value}" for key, value in labels.items())]
-    api: Any = client.api
-    answer = json.loads(api.import_image(str(archive), repository=repository, tag=version, changes=changes))
-    if "error" in answer:
-        raise SandboxError(f"{tag}: {answer['error']}")
-
-
-def _call(*command: str) -> None:
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    if done.returncode != 0:
-        raise SandboxError(f"{command[0]} failed: {last_line(done.stdout + done.stderr)}")
-
-
-@contextmanager
-def _only_builder(name: str) -> Iterator[None]:
-    """Two processes that want the same image build it once."""
-    with open(Path(tempfile.gettempdir()) / f"sweq-image-{_hash(name)}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _find(client: docker.DockerClient, tag: str) -> Image | None:
-    try:
-        return client.images.get(tag)
-    except ImageNotFound:
-        return None
+def _by_instance() -> dict[str, Release]:
+    return {name: release for release in load_releases() for name in release.instances}
 
 
 def _describe(image: Image) -> Iterator[ImageInfo]:
-    """One entry for each of the image's tags that is a base's or an instance's."""
+    """One entry for each of the image's tags that is a base's, an environment's or an instance's."""
     source = image.labels.get("sweq.source", "")
     for tag in image.tags:
         if source or "sweb.eval." in tag:
             instance_id = image.labels.get("sweq.instance", "")
             size = int(image.attrs.get("Size", 0))
             yield ImageInfo(tag, str(image.id), source or "official", instance_id, size)
-
-
-def _network_environment() -> dict[str, str]:
-    """The package index and the proxies that this process uses; they do not stay in the image."""
-    names = (*_PASSED_ON, *_PROXIES)
-    return {"PIP_RETRIES": "5"} | {name: os.environ[name] for name in names if os.environ.get(name)}
-
-
-def _certificates() -> Path | None:
-    """The certificate bundle that this process was told to trust."""
-    paths = (Path(os.environ[name]) for name in _CERTIFICATES if os.environ.get(name))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _hash(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]

@@ -40,7 +40,7 @@ formats = pytest.mark.parametrize("format", FORMATS)
 def seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     if not GPU:  # few programs: the interpreter runs them one after another
-        wide = {"BN": 128, "BM": 16, "num_warps": 4, "num_stages": 1}
+        wide = {"BN": 128, "BM": 16, "CHOICES": 2, "num_warps": 4, "num_stages": 1}
         keys = {name: {key: wide[key] for key in launch} for name, launch in tables.DEFAULTS.items()}
         monkeypatch.setattr(tables, "DEFAULTS", keys)
 
@@ -62,7 +62,7 @@ def packed(rows: int, columns: int, format: str) -> tuple[Packed, Tensor]:
     made = pack(torch.randn(rows, columns, device=DEVICE) * columns**-0.5, format)
     values = dequantize(made).double()
     if format == "int4" and not GPU:
-        made.tensors["codes"] = int4.pack_row_order(int4.unpack_codes(made.tensors["codes"]))
+        made.tensors["codes"] = int4.pack_halves(int4.unpack_codes(made.tensors["codes"]), made.group // 2)
     return made, values
 
 
@@ -78,6 +78,19 @@ def test_linear(format: str, tokens: int) -> None:
     known = operands(matrix)
     assert known is not None
     assert error(linear.multiply(x, known), x.double() @ values.t()) < TOLERANCE
+
+
+@formats
+@pytest.mark.parametrize("tokens", [5, 40] if GPU else [3])
+def test_linear_of_shared_columns(format: str, tokens: int) -> None:
+    """A matrix so narrow that several programs share its columns, twice, for counters must be left as they were."""
+    matrix, values = packed(70, 4096 if GPU else 1024, format)
+    x = torch.randn(tokens, matrix.shape[1], device=DEVICE, dtype=DTYPE)
+    known = operands(matrix)
+    assert known is not None
+    assert linear.column_splits(known) > 1
+    for _ in range(2):
+        assert error(linear.multiply(x, known), x.double() @ values.t()) < TOLERANCE
 
 
 @on_gpu

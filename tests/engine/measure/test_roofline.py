@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from engine.__main__ import app
 from engine.measure.roofline import H200, decode_limit, level_bytes, prefill_limit
+from engine.measure.sweep import driver_in
 from engine.weights.loader import load, memory_report
 from engine.weights.synthetic import SHAPES
 
@@ -52,3 +53,8 @@ def test_sweep_writes_table_and_plot(tmp_path: Path) -> None:
     assert all(figure["share"] > 0 for figure in kept["figures"])
     assert (tmp_path / "tiny-bf16.png").stat().st_size > 5000
     assert "| decode, batch 2, context 8 |" in (tmp_path / "tiny-bf16.md").read_text()
+
+
+def test_the_driver_is_found_in_either_report() -> None:
+    for kind in ("UNIX x86_64 Kernel Module", "UNIX Open Kernel Module for x86_64"):
+        assert driver_in(f"NVRM version: NVIDIA {kind}  580.159.04  Release Build") == "580.159.04"

@@ -1,6 +1,7 @@
 """Formats: error bounds, bytes held, row lookup, and a linear layer equal to the matmul with unpacked weights."""
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.errors import CheckpointError, UserError
 from engine.quant import int4
-from engine.quant.formats import Packed, check_level, dequantize, join_rows, pack, recipe, repack
+from engine.quant.formats import Packed, TensorClass, check_level, dequantize, join_rows, pack, recipe, repack
 from engine.quant.gguf_blocks import BLOCK_TYPES
 from engine.quant.linear import PackedExperts, QuantizedLinear, repack_experts, stack_experts
 
@@ -159,6 +160,8 @@ def test_recipe_spares_what_steers() -> None:
         "int8"
     ] * 2
     assert {recipe(level, "norm") for level in ("bf16", "fp8", "int8", "int4", "as-stored")} == {"f32"}
+    mixed = {kind: recipe("int4-fp8", kind) for kind in get_args(TensorClass)}
+    assert mixed == {kind: recipe("fp8", kind) for kind in get_args(TensorClass)} | {"expert": "int4"}
     assert {recipe("int4", kind) for kind in ("router", "shared_expert_gate", "delta_ba")} == {"bf16"}
     with pytest.raises(UserError, match="'int3' is unknown; it is one of f32"):
         check_level("int3")

@@ -55,12 +55,12 @@ def test_experts_of_unlike_parts_are_gathered() -> None:
     assert torch.equal(joined.gather(torch.tensor([2, 2, 0]), torch.float32), want)
 
 
-def test_row_order_codes_are_looked_up() -> None:
+def test_codes_of_halves_are_looked_up() -> None:
     codes = torch.randint(0, 16, (6, 32))
-    packed = int4.pack_row_order(codes)
+    packed = int4.pack_halves(codes, 16)
     for dtype in (torch.float32, torch.bfloat16):
-        assert torch.equal(int4.centred_row_order(packed, dtype), (codes - 8).to(dtype))
-        assert torch.equal(int4.centred_row_order(packed.view(2, 3, -1), dtype), (codes - 8).to(dtype).view(2, 3, -1))
+        assert torch.equal(int4.centred_halves(packed, dtype, 16), (codes - 8).to(dtype))
+        assert torch.equal(int4.centred_halves(packed.view(2, 3, -1), dtype, 16), (codes - 8).to(dtype).view(2, 3, -1))
 
 
 @pytest.mark.parametrize("tile", [1, 1 << 28])

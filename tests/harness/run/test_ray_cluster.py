@@ -77,7 +77,7 @@ def test_another_image_than_the_runs_is_refused(tmp_path: Path, monkeypatch: pyt
     config = load_config(write_config(tmp_path, {SOLVED: "resolved"}))
     instance = replace(load_instances("starter", [SOLVED])[0], image="x:latest")
     found: dict[str, Any] = {"names": ["docker"], "images": {SOLVED: {"digest": "b"}}}
-    monkeypatch.setattr(ray_cluster, "choose", lambda *_: object())
+    monkeypatch.setattr(ray_cluster, "choose_for", lambda *_: object())
     monkeypatch.setattr(ray_cluster, "describe", lambda *_: found)
     task = Task(config.levels[0], instance, 0, 5, RunPaths(tmp_path).level("a").task(SOLVED))
     with pytest.raises(SandboxError, match=r"this node has .*'b'.*, the run began with .*'a'"):

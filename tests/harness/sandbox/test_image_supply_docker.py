@@ -95,7 +95,8 @@ def make(client: docker.DockerClient, registry: FakeRegistry, tmp_path: Path) ->
 
 
 def here(client: docker.DockerClient, instances: list[Instance]) -> list[str]:
-    tags = {tag for image in client.images.list() for tag in image.tags}
+    # The plain list: `client.images.list` inspects each image, of which another test may have removed one meanwhile.
+    tags = {tag for image in client.api.images() for tag in image["RepoTags"] or ()}
     return [one.instance_id for one in instances if one.image in tags]
 
 
