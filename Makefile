@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo 'make setup    make .venv with the engine, the harness and the demo model'
-	@echo 'make eval     run CONFIG (default configs/demo.yaml): serve, solve, grade, table, plot'
+	@echo 'make eval     run CONFIG (default configs/demo.yaml): serve, solve, grade, table, report'
 	@echo 'make compare  compare the levels of the newest run (RUN=results/runs/NAME for another)'
 	@echo 'make report   write report.html and the plots of the newest run'
 	@echo 'make rubrics  score the five rubric tasks at every level of configs/rubrics.yaml (RUBRICS=FILE for another)'

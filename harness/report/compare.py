@@ -186,7 +186,7 @@ def _state_details(comparison: Comparison) -> list[str]:
             f"which leaves {format_points(flips.excess)} points of excess flips"
         )
     costs = ", ".join(
-        f"{name} {one.median:+,.0f} in the median (Wilcoxon p={_format_p(one.p)})"
+        f"{name} {one.median:+,.1f} in the median (Wilcoxon p={_format_p(one.p)})"
         for name, one in (("steps", details.steps), ("tokens", details.tokens))
     )
     notes = [text + ".", f"{label}: {costs}."]

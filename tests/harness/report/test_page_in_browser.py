@@ -51,7 +51,9 @@ def open_report(tab, path):
 
 
 def wait_for_both(tab):
-    tab.wait_for_function("[...document.querySelectorAll('.pane')].every(pane => pane.querySelector('.step'))")
+    """Both tasks are decoded. By locators: a function to wait for would be eval, which the page's policy forbids."""
+    for side in (1, 2):
+        tab.locator(f".pane:nth-child({side}) .step").first.wait_for(state="attached")
 
 
 def test_planted_markup_stays_text(tab, fake_store):
