@@ -102,7 +102,8 @@ def test_the_page_shows_figures_and_a_streamed_answer_behind_a_key(page: Page) -
         page.wait_for("document.querySelector('.assistant p').textContent.includes('prompt tokens')", seconds=200)
         page.wait_for("Number(document.getElementById('decode-text').textContent.match(/peak ([0-9.]+)/)?.[1]) > 0")
         assert "of them cached" in shown(page, ".assistant p")
-        assert len(shown(page, ".assistant pre")) > 0
+        # Weights are random, and so is what they say: white space alone, now and then.
+        assert page.evaluate("document.querySelectorAll('.assistant pre').length") > 0
         assert "synthetic:tiny" in shown(page, "h1")
         assert "level int8" in shown(page, "#facts")
         memory = shown(page, "#classes tr")

@@ -99,10 +99,12 @@ def test_levels_hold_what_the_recipe_says(save_llama: Any, level: str) -> None:
     checkpoint = load(str(directory), level)
     kind = {"as-stored": "bf16"}.get(level, level)
     wide = {"int8": "int8", "int4": "int8", "fp8": "bf16"}.get(level, kind)
+    if level == "int4-fp8":  # the model has no experts
+        kind, wide = "fp8", "bf16"
     assert checkpoint.identity["recipe"] == {"embedding": wide, "linear": kind, "norm": "f32", "lm_head": wide}
     for name, tensor in state.items():
         error = (values(checkpoint, name) - tensor).abs().max()
-        assert error <= {"int4": 0.04, "fp8": 0.05}.get(level, 0.005), name
+        assert error <= {"int4": 0.04, "fp8": 0.05}.get(kind, 0.005), name
 
 
 def test_gguf_undoes_the_rotary_permutation(save_llama: Any, write_gguf: Any, tmp_path: Path) -> None:

@@ -31,9 +31,11 @@ LEVELS = ("as-stored", "bf16", "int4")
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the memory of a process as Linux tells it")
 def test_the_process_holds_what_inspect_says_within_2_percent() -> None:
-    command = [sys.executable, "-c", HELD, SMOLLM2, *LEVELS]
+    command = [sys.executable, "-c", HELD, SMOLLM2, *LEVELS, *LEVELS]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    figures = {level: (int(said), int(held)) for level, said, held in map(str.split, lines)}
-    assert set(figures) == set(LEVELS)
-    wrong = {level: held / said for level, (said, held) in figures.items() if not 0.98 < held / said < 1.02}
-    assert not wrong
+    ratios: dict[str, list[float]] = {}
+    for level, said, held in map(str.split, lines):
+        ratios.setdefault(level, []).append(int(held) / int(said))
+    assert set(ratios) == set(LEVELS)
+    # What else the process gives back meanwhile comes on top, so that the least of two readings is the model's.
+    assert {level: min(found) for level, found in ratios.items() if not 0.98 < min(found) < 1.02} == {}
