@@ -91,7 +91,9 @@ def bound_mean(groups: Sequence[Sequence[float]], resamples: int = RESAMPLES, se
 
 
 def load_published(path: Path = PUBLISHED) -> list[Published]:
-    """Published rows; raises `UserError` naming what is not right."""
+    """Published rows, none where the checkout's `results/published` is not there; `UserError` names what is not right."""
+    if not path.is_file():
+        return []
     try:
         return [Published(**{**row, "date": str(row["date"])}) for row in yaml.safe_load(path.read_text())]
     except (TypeError, KeyError, yaml.YAMLError) as error:
