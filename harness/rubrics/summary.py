@@ -91,7 +91,7 @@ def bound_mean(groups: Sequence[Sequence[float]], resamples: int = RESAMPLES, se
 
 
 def load_published(path: Path = PUBLISHED) -> list[Published]:
-    """Published rows, none where the checkout's `results/published` is not there; `UserError` names what is not right."""
+    """Published rows, none without the checkout's `results/published`; `UserError` names what is not right."""
     if not path.is_file():
         return []
     try:
