@@ -10,17 +10,6 @@ from harness.errors import UserError
 from harness.rubrics.task import load_tasks
 
 
-class JudgeConfig(BaseModel):
-    """A model that answers the questions of taste. It adds points only after `sweq rubrics --calibrate`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    base_url: str = Field(pattern=r"^https?://")
-    model: str = Field(min_length=1)
-    api_key: str | None = Field(default=None, description="the key, or `$NAME` for an environment variable's value")
-    timeout: float = Field(default=120.0, gt=0, description="seconds per question")
-
-
 class RubricsConfig(BaseModel):
     """Tasks x levels x samples."""
 
@@ -36,7 +25,6 @@ class RubricsConfig(BaseModel):
     sampling: SamplingConfig = SamplingConfig()
     workers: int = Field(default=4, ge=1, description="answers asked for at once")
     checkers: int = Field(default=2, ge=1, description="answers checked at once; each takes up to 1 GiB")
-    judge: JudgeConfig | None = None
     results: Path = Path("results/runs")
 
     def as_run(self) -> RunConfig:

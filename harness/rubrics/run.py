@@ -28,7 +28,7 @@ from harness.run.task import derive_seed
 ANSWERS_LEVEL = "answers"
 """Name of the level where stored answers name none."""
 
-_OPERATIONAL = ("results", "workers", "checkers", "judge")
+_OPERATIONAL = ("results", "workers", "checkers")
 
 
 @dataclass(frozen=True)
