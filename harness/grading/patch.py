@@ -73,6 +73,9 @@ def restore_tests(sandbox: Sandbox, test_patch: str, base_commit: str, *, timeou
     The official script asks git for all of them at once, and git restores none where one does not exist yet, so that
     a patch which made that file decides its own tests. Raises `SandboxError` where a file cannot be put back.
     """
+    # Without its commit no file would be known, and all of them would be removed.
+    if sandbox.exec(f"git cat-file -e {base_commit}^{{commit}}", timeout=timeout).exit_code != 0:
+        raise SandboxError(f"{base_commit}: no such commit in the sandbox; the test files cannot be restored")
     for path in touched_paths(test_patch):
         name, known = shlex.quote(path), shlex.quote(f"{base_commit}:{path}")
         put_back = f"git checkout -q {base_commit} -- {name}"

@@ -21,8 +21,8 @@ from harness.errors import UserError
 from harness.files import replace_file
 from harness.grading.logs import find_parser
 from harness.grading.predictions import Prediction
-from harness.grading.results import Graded, grade_instance, grade_unpatched
-from harness.grading.runs import claim, describe_dataset
+from harness.grading.results import Graded, grade_instance, grade_unpatched, is_finished
+from harness.grading.runs import NoSandbox, claim, describe_dataset
 from harness.instances import Instance, dataset_hash, load_instances
 from harness.sandbox.base import ImageSupply, SandboxFactory
 from harness.sandbox.images.choice import make_supply
@@ -76,10 +76,14 @@ def validate(
         find_parser(instance.log_parser, f"{dataset}: {instance.instance_id}: column log_parser")
     root = results / (run_id or f"validate-{Path(dataset).stem}-{dataset_hash(instances)[:12]}")
     claim(root, "validate.json", describe_dataset(dataset, instances))
-    factory = choose(sandbox, instances, supplied=images is not None and images.source != "local")
-    supply = make_supply(images or ImagesConfig(), factory, instances, tqdm.write, lambda name, identity: None)
+    left = [one for one in instances if not _is_done(one, root, repeats)]
+    supplied = images is not None and images.source != "local"
+    factory: SandboxFactory = choose(sandbox, left, supplied=supplied) if left else NoSandbox()
+    supply = make_supply(images or ImagesConfig(), factory, left, tqdm.write, lambda name, identity: None)
     try:
-        runs = _run_all(supply.order(instances), root, repeats, factory, supply, workers, timeout)
+        ordered = supply.order(instances)
+        supply.prefetch([one for one in ordered if one in left])
+        runs = _run_all(ordered, root, repeats, factory, supply, workers, timeout)
     finally:
         supply.close()
     found = [summarise(instance, repeats, runs) for instance in instances]
@@ -103,7 +107,8 @@ def summarise(instance: Instance, repeats: int, runs: Mapping[tuple[str, str, in
         test for test in instance.fail_to_pass if outcomes and all(one.get(test) == "success" for one in outcomes)
     ]
     problems = [one.problem for graded in arms.values() for one in graded if one.problem]
-    why = _explain(repeats, resolved["gold"], resolved["unpatched"], len(flaky), problems)
+    ungraded = sum(one.verdict is not None and one.verdict.tests_status is None for one in arms["unpatched"])
+    why = _explain(repeats, resolved["gold"], resolved["unpatched"], ungraded, len(flaky), problems)
     return Stability(name, repeats, resolved["gold"], resolved["unpatched"], flaky, passing, why)
 
 
@@ -145,7 +150,6 @@ def _run_all(
     timeout: float,
 ) -> dict[tuple[str, str, int], Graded]:
     """All runs of one instance follow one another, so that its image is brought once."""
-    supply.prefetch(instances)
     runs: dict[tuple[str, str, int], Graded] = {}
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(instances) * repeats * 2, desc="validating") as bar:
         jobs = {
@@ -162,6 +166,10 @@ def _run_all(
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return runs
+
+
+def _is_done(instance: Instance, root: Path, repeats: int) -> bool:
+    return all(is_finished(root / arm / str(number), instance) for arm in ARMS for number in range(repeats))
 
 
 def _run_one(
@@ -184,13 +192,14 @@ def _outcomes(graded: Graded) -> dict[str, str]:
 
 
 def _find_flaky(graded: Sequence[Graded]) -> dict[str, dict[str, int]]:
-    runs = [_outcomes(one) for one in graded]
+    # A log that cannot be graded tells of the run, not of each of its tests.
+    runs = [outcomes for one in graded if (outcomes := _outcomes(one))]
     tests = sorted({test for run in runs for test in run})
     counts = {test: Counter(run.get(test, "missing") for run in runs) for test in tests}
     return {test: dict(count) for test, count in counts.items() if len(count) > 1}
 
 
-def _explain(repeats: int, gold: int, unpatched: int, flaky: int, problems: Sequence[str]) -> str:
+def _explain(repeats: int, gold: int, unpatched: int, ungraded: int, flaky: int, problems: Sequence[str]) -> str:
     said = []
     if problems:
         said.append(f"the sandbox failed: {problems[0][:120]}")
@@ -198,6 +207,8 @@ def _explain(repeats: int, gold: int, unpatched: int, flaky: int, problems: Sequ
         said.append(f"gold resolves in {gold} of {repeats} runs")
     if unpatched:
         said.append(f"resolves unpatched in {unpatched} of {repeats} runs")
+    if ungraded:
+        said.append(f"cannot be graded unpatched in {ungraded} of {repeats} runs")
     if flaky:
         said.append(f"{flaky} flaky {'test' if flaky == 1 else 'tests'}")
     return "; ".join(said)

@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
-from grading_doubles import make_instance
+from grading_doubles import FolderFactory, make_instance
 
 import harness.grading.validation as validation
-from harness.errors import UserError
+from harness.errors import SandboxError, UserError
 from harness.grading.evaluate import evaluate
+from harness.grading.patch import restore_tests
 from harness.grading.results import Graded
 from harness.grading.runs import grade
 from harness.grading.validation import read_quarantine, summarise, validate
@@ -55,8 +56,14 @@ def graded(resolved: bool, **tests: str) -> Graded:
         (
             [graded(True, t="success"), Graded(None, None, "daemon gone")],
             [graded(False, t="failure")] * 2,
-            "the sandbox failed: daemon gone; gold resolves in 1 of 2 runs; 1 flaky test",
-            {"gold: t": {"success": 1, "missing": 1}},
+            "the sandbox failed: daemon gone; gold resolves in 1 of 2 runs",
+            {},
+        ),
+        (
+            [graded(True, t="success")] * 2,
+            [graded(False, t="failure"), Graded(Verdict("a__b-1", False, False, "timeout"), None)],
+            "cannot be graded unpatched in 1 of 2 runs",
+            {},
         ),
     ],
 )
@@ -66,7 +73,7 @@ def test_what_runs_say_of_an_instance(gold, unpatched, why, flaky) -> None:
     runs = {("a__b-1", arm, number): one for arm, graded in arms.items() for number, one in enumerate(graded)}
     found = summarise(instance, 2, runs)
     assert (found.why, found.flaky) == (why, flaky)
-    assert found.passes_unpatched == (["t"] if "unpatched" in why else [])
+    assert found.passes_unpatched == (["t"] if "resolves unpatched" in why else [])
 
 
 @pytest.mark.namespace
@@ -82,6 +89,7 @@ def test_validate_tells_sound_from_unsound_and_continues(tmp_path, monkeypatch) 
     assert (found[0].gold_resolved, found[0].unpatched_resolved) == (1, 0)
     report = tmp_path / "v" / "gold" / "0" / "instances" / SOUND / "0" / "report.json"
     first = report.stat().st_mtime_ns
+    monkeypatch.setattr(validation, "choose", None)  # nothing is left to run, so no sandbox is asked for
     assert validate("starter", **options)[1] == found
     assert report.stat().st_mtime_ns == first
     assert read_quarantine(path) == {broken.instance_id: "gold resolves in 0 of 1 runs"}
@@ -112,6 +120,13 @@ def test_restored_tests_undo_what_the_official_checkout_cannot() -> None:
     assert official.verdict.status == "unresolved"
     restored = evaluate(instance, patch, factory, timeout=120, restore=True)
     assert restored.verdict.status == "resolved"
+
+
+def test_no_test_is_removed_where_the_base_commit_is_missing(tiny, tmp_path) -> None:
+    sandbox = FolderFactory(tmp_path).create(tiny)
+    with pytest.raises(SandboxError, match="no such commit"):
+        restore_tests(sandbox, tiny.test_patch, "f" * 40)
+    assert (sandbox.root / "testbed" / "test_tiny.py").exists()
 
 
 @pytest.mark.namespace
