@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -132,15 +132,9 @@ class Progress:
     def _render_disk(self) -> Text:
         usage = shutil.disk_usage(self._folder)
         text = f"disk {usage.used / (1 << 30):.1f} GiB used, {usage.free / (1 << 30):.1f} GiB free"
-        if self.describe_images is not None:
-            text += f"; images: {self.describe_images()}"
+        if self.describe_images is not None and (images := self.describe_images()):
+            text += f"; images: {images}"
         return Text(text, style="dim")
-
-
-def find_image_status(supply: Any) -> Callable[[], str] | None:
-    """The `status` of an image supply that offers one: a method that returns one line."""
-    status = getattr(supply, "status", None)
-    return (lambda: str(status())) if callable(status) else None
 
 
 def format_seconds(seconds: float) -> str:

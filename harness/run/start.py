@@ -16,7 +16,7 @@ from harness.run.orchestrator import Orchestrator
 from harness.run.outcome import Outcome
 from harness.run.paths import RunPaths
 from harness.run.plan import count_levels_at_once
-from harness.run.progress import Progress, find_image_status
+from harness.run.progress import Progress
 from harness.run.record import make_record, name_run, now
 from harness.run.store import Store, lock
 from harness.run.tally import Tally
@@ -108,7 +108,7 @@ def _work(
     progress = Progress(tally, store.paths.root)
     try:
         supply = make_supply(config.images, factory, instances, progress.note, store.note_image) if factory else None
-        progress.describe_images = find_image_status(supply)
+        progress.describe_images = supply.status if supply is not None else None
         _run_to_end(Orchestrator(config, instances, store, executor, progress, supply=supply).run())
     finally:
         progress.close()

@@ -109,6 +109,10 @@ class ImageSupply(Protocol):
         """
         ...
 
+    def status(self) -> str:
+        """A few words for the display: what the images take of the disk; empty where there is nothing to say."""
+        ...
+
     def close(self) -> None:
         """Stop what runs in the background."""
         ...

@@ -255,12 +255,17 @@ class DockerFactory:
         self._image_for = image_for or (lambda instance: instance.image)
         self._limits = limits or Limits()
         self._volumes = {str(folder): {"bind": str(folder), "mode": "ro"} for folder in folders}
-        self._labels = {"sweq": "1", "sweq.run": run_id, "sweq.owner": _name_process(os.getpid())}
+        self._labels = {"sweq": "1", "sweq.run": run_id, **own_labels()}
         self._client = connect(host)
         daemon = self._client.info()
         self._cpus = min(self._limits.cpus, daemon.get("NCPU", 1))
         self._runtime = _check_runtime(runtime, daemon)
         _remove_orphans(self._client)
+
+    @property
+    def client(self) -> docker.DockerClient:
+        """The daemon that the containers run at."""
+        return self._client
 
     def create(self, instance: Instance) -> DockerSandbox:
         """See `SandboxFactory.create`."""
@@ -300,11 +305,10 @@ class DockerFactory:
         return sandbox
 
     def _start(self, instance: Instance, image: str, names: Mapping[str, str]) -> Container:
-        return self._client.containers.run(
+        container = self._client.containers.create(
             image,
             _REAPER,
             entrypoint=["bash"],
-            detach=True,
             user="0:0",
             hostname="sandbox",
             network_mode="none",
@@ -326,6 +330,14 @@ class DockerFactory:
             ],
             labels={**self._labels, "sweq.instance": instance.instance_id},
         )
+        try:
+            container.start()
+        except BaseException:
+            # One that was made and never ran would keep its image from being given up.
+            with contextlib.suppress(*_FAILURES):
+                container.remove(force=True, v=True)
+            raise
+        return container
 
 
 def connect(host: str | None = None) -> docker.DockerClient:
@@ -346,6 +358,11 @@ def _check_runtime(runtime: str | None, daemon: Mapping[str, Any]) -> str | None
     if runtime is not None and runtime not in known:
         raise UserError(f"docker.runtime: the daemon has no runtime {runtime!r}; it has {', '.join(known) or 'none'}")
     return runtime
+
+
+def own_labels() -> dict[str, str]:
+    """Labels of a container that this process owns: once it is gone, the next factory removes the container."""
+    return {"sweq.owner": _name_process(os.getpid())}
 
 
 def _name_process(pid: int) -> str:
@@ -373,7 +390,7 @@ def _remove_orphans(client: docker.DockerClient) -> None:
 def missing_image(instance_id: str, image: str) -> str:
     """The line for an instance whose image is not here."""
     return (
-        f"{instance_id}: no image {image} here: `docker pull {image}`, "
+        f"{instance_id}: no image {image} here: `sweq images pull -i {instance_id}`, "
         f"or build it with `sweq images build --source sdist -i {instance_id}`"
     )
 

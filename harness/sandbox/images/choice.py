@@ -9,7 +9,7 @@ import docker
 from harness.config import ImagesConfig
 from harness.instances import Instance
 from harness.sandbox.base import ImageSupply, SandboxFactory
-from harness.sandbox.docker import DockerFactory, connect
+from harness.sandbox.docker import DockerFactory
 from harness.sandbox.images.daemon import DaemonStore, Echo
 from harness.sandbox.images.ledger import Ledger, default_path
 from harness.sandbox.images.plan import order_instances
@@ -36,11 +36,15 @@ class LocalSupply:
     @contextlib.contextmanager
     def hold(self, instance: Instance) -> Iterator[None]:
         """See `ImageSupply.hold`."""
-        chosen = self._factory.route(instance) if isinstance(self._factory, RoutingFactory) else self._factory
-        if isinstance(chosen, DockerFactory) and instance.instance_id not in self._told:
+        chosen = _find_docker(self._factory, instance)
+        if chosen is not None and instance.instance_id not in self._told:
             self._told.add(instance.instance_id)
             self._on_held(instance.instance_id, chosen.identity(instance))
         yield
+
+    def status(self) -> str:
+        """See `ImageSupply.status`."""
+        return ""
 
     def close(self) -> None:
         """See `ImageSupply.close`."""
@@ -60,9 +64,10 @@ def make_supply(
     identity has `image`, `digest` (content id), `source`, and for images that a supply brought `registry_digest` and
     `origin`. `ledger` is where it is kept what was brought; None: one file for each daemon.
     """
-    if settings.source == "local" or not any(runs_in_docker(factory, one) for one in instances):
+    docker_factory = next((found for one in instances if (found := _find_docker(factory, one))), None)
+    if settings.source == "local" or docker_factory is None:
         return LocalSupply(factory, on_held)
-    client = connect()
+    client = docker_factory.client
     source = make_source(settings, client)
     return DiskBudgetedSupply(
         DaemonStore(client),
@@ -71,7 +76,7 @@ def make_supply(
         budget=settings.disk_budget,
         prefetch=settings.prefetch,
         echo=echo,
-        uses=lambda one: runs_in_docker(factory, one),
+        uses=lambda one: _find_docker(factory, one) is not None,
         on_held=on_held,
     )
 
@@ -93,7 +98,7 @@ def daemon_id(client: docker.DockerClient) -> str:
     return str(client.info().get("ID", ""))
 
 
-def runs_in_docker(factory: SandboxFactory, instance: Instance) -> bool:
-    """Whether `factory` makes a container of an image of `instance`."""
+def _find_docker(factory: SandboxFactory, instance: Instance) -> DockerFactory | None:
+    """The part of `factory` that makes a container of an image of `instance`; None where it needs no image."""
     chosen = factory.route(instance) if isinstance(factory, RoutingFactory) else factory
-    return instance.image is not None and isinstance(chosen, DockerFactory)
+    return chosen if instance.image is not None and isinstance(chosen, DockerFactory) else None

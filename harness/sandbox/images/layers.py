@@ -18,7 +18,7 @@ from docker.errors import ImageNotFound
 from docker.models.images import Image
 
 from harness.errors import SandboxError
-from harness.sandbox.docker import DockerSandbox
+from harness.sandbox.docker import DockerSandbox, own_labels
 from harness.sandbox.supervise import last_line
 
 _CERTIFICATES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -57,7 +57,7 @@ def commit_layer(client: docker.DockerClient, layer: Layer) -> None:
     """
     # No entrypoint: the image would inherit it, and the official runner starts its containers with a command alone.
     command = ["bash", "-c", "while :; do sleep infinity & wait $!; done"]
-    container = client.containers.run(layer.parent, command, detach=True, network_mode="host")
+    container = client.containers.run(layer.parent, command, detach=True, network_mode="host", labels=own_labels())
     with DockerSandbox(container) as box:
         for path, text in layer.files.items():
             box.write_file(path, text.encode())
@@ -75,7 +75,8 @@ def commit_layer(client: docker.DockerClient, layer: Layer) -> None:
 
 
 def _changes(layer: Layer) -> Iterator[str]:
-    labels = {**layer.labels, "sweq.source": layer.source, "sweq.recipe": layer.recipe}
+    # The container's owner would go into the image, and containers of others be taken for orphans of his.
+    labels = {**layer.labels, "sweq.source": layer.source, "sweq.recipe": layer.recipe, "sweq.owner": ""}
     for instruction, pairs in (("ENV", layer.environment), ("LABEL", labels)):
         yield from (f"{instruction} {key}={json.dumps(value)}" for key, value in pairs.items())
 

@@ -107,7 +107,7 @@ def build(
     being tried. Raises `UserError` for an instance that the table does not have, and where nothing could be built.
     """
     if source != "sdist":
-        raise UserError(f"--source {source}: must be sdist (official images come by `docker pull`)")
+        raise UserError(f"--source {source}: must be sdist (official images come by `sweq images pull`)")
     if not ids:
         raise UserError("name the instances to build with -i, or take --all; `sweq images list` shows what there is")
     table, rows = _by_instance(), {instance.instance_id: instance for instance in instances}

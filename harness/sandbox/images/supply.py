@@ -70,6 +70,7 @@ class DiskBudgetedSupply:
         self._told: set[str] = set()
         self._expected_bytes = self._measured_bytes = 0.0
         self._not_before = 0.0
+        self._taken = 0
         self._expectations: dict[str, tuple[Layer, ...]] = {}
         self._recover()
         self._thread: threading.Thread | None = None
@@ -110,6 +111,16 @@ class DiskBudgetedSupply:
             with self._changed:
                 self._shelf.release(image)
                 self._changed.notify_all()
+
+    def status(self) -> str:
+        """See `ImageSupply.status`. While an image is being given up it says what it said last, and does not wait."""
+        if self._changed.acquire(blocking=False):
+            try:
+                self._taken = self._shelf.total()
+            finally:
+                self._changed.release()
+        here = format_size(self._taken)
+        return here if self._budget is None else f"{here} of {format_size(self._budget)}"
 
     def close(self) -> None:
         """See `ImageSupply.close`. Images stay, and are ours to evict for the next run."""

@@ -438,6 +438,9 @@ class Supply:
         yield
         self.held[instance.instance_id] -= 1
 
+    def status(self) -> str:
+        return ""
+
     def close(self) -> None:
         self.closed = True
 

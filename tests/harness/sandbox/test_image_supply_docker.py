@@ -26,6 +26,7 @@ from harness.sandbox.images.registry import Registry
 from harness.sandbox.images.sources import PullSource, TarSource
 from harness.sandbox.images.supply import DiskBudgetedSupply
 from harness.sandbox.select import choose, describe
+from harness.sizes import format_size
 
 pytestmark = pytest.mark.docker
 KB = 1_000
@@ -62,8 +63,8 @@ def instances(client: docker.DockerClient, registry: FakeRegistry) -> Iterator[l
         registry.add(name, layers)
         made.append(replace(row, instance_id=f"i{number}", version=environment, image=f"{name}:latest", tree=None))
     yield made
-    for image in client.images.list():
-        for tag in image.tags:
+    for image in client.api.images():
+        for tag in image["RepoTags"] or ():
             if f"sweqtest-{run}/" in tag:
                 for container in client.containers.list(all=True, filters={"ancestor": tag}):
                     container.remove(force=True)
@@ -100,6 +101,16 @@ def here(client: docker.DockerClient, instances: list[Instance]) -> list[str]:
     return [one.instance_id for one in instances if one.image in tags]
 
 
+def test_a_container_that_cannot_start_leaves_nothing_behind(
+    client: docker.DockerClient, instances: list[Instance], make: Make
+) -> None:
+    """The tiny images have no bash. A container that was made would keep its image from being given up."""
+    factory = DockerFactory()
+    with make(None).hold(instances[0]), pytest.raises(SandboxError, match="bash"):
+        factory.create(instances[0])
+    assert client.containers.list(all=True, filters={"ancestor": str(instances[0].image)}) == []
+
+
 def test_a_budget_of_three_images_runs_all_eight_in_order(
     client: docker.DockerClient, instances: list[Instance], registry: FakeRegistry, make: Make, tmp_path: Path
 ) -> None:
@@ -118,7 +129,8 @@ def test_a_budget_of_three_images_runs_all_eight_in_order(
     assert list(held) == [one.instance_id for one in ordered]
     assert all(identity["registry_digest"].startswith("sha256:") for identity in held.values())
     assert all(identity["origin"].startswith(registry.address) for identity in held.values())
-    assert not any(registry.address in tag for image in client.images.list() for tag in image.tags)
+    assert not any(registry.address in tag for image in client.api.images() for tag in image["RepoTags"] or ())
+    assert supply.status().endswith(f" of {format_size(budget)}")
     assert len(here(client, instances)) <= 3
     assert set(read_entries(tmp_path / "ledger.json")) == {
         str(one.image) for one in instances if one.instance_id in here(client, instances)
