@@ -78,7 +78,7 @@ def restore_tests(sandbox: Sandbox, test_patch: str, base_commit: str, *, timeou
         raise SandboxError(f"{base_commit}: no such commit in the sandbox; the test files cannot be restored")
     for path in touched_paths(test_patch):
         name, known = shlex.quote(path), shlex.quote(f"{base_commit}:{path}")
-        put_back = f"git checkout -q {base_commit} -- {name}"
+        put_back = f"git --literal-pathspecs checkout -q {base_commit} -- {name}"
         command = f"if git cat-file -e {known} 2>/dev/null; then {put_back}; else rm -rf -- {name}; fi"
         done = sandbox.exec(command, timeout=timeout)
         if done.exit_code != 0:

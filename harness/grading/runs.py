@@ -156,7 +156,7 @@ class NoSandbox:
         raise SandboxError(f"{instance.instance_id}: no sandbox was prepared")
 
 
-class _ImageRecord:
+class ImageRecord:
     """`images.json` of a grading run: the identity of each instance's image."""
 
     def __init__(self, path: Path) -> None:
@@ -185,7 +185,7 @@ def _grade_with_progress(
     left = [item for item in answered if answers[item.instance_id].model_patch and not is_finished(root, item)]
     supplied = images.source != "local"
     factory: SandboxFactory = choose(sandbox, left, supplied=supplied) if left else NoSandbox()
-    record = _ImageRecord(root / "images.json")
+    record = ImageRecord(root / "images.json")
     with tqdm(total=len(answered), desc="grading", unit="instance") as bar:
         supply = make_supply(images, factory, left, bar.write, record.note)
 

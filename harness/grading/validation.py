@@ -22,7 +22,7 @@ from harness.files import replace_file
 from harness.grading.logs import find_parser
 from harness.grading.predictions import Prediction
 from harness.grading.results import Graded, grade_instance, grade_unpatched, is_finished
-from harness.grading.runs import NoSandbox, claim, describe_dataset
+from harness.grading.runs import ImageRecord, NoSandbox, claim, describe_dataset
 from harness.instances import Instance, dataset_hash, load_instances
 from harness.sandbox.base import ImageSupply, SandboxFactory
 from harness.sandbox.images.choice import make_supply
@@ -69,7 +69,8 @@ def validate(
 ) -> tuple[Path, list[Stability]]:
     """Run gold and the unpatched tree `repeats` times each, write `validation.json`; returns its path and what it says.
 
-    Finished runs stay on disk: the same command continues, and more repeats add to them. Raises `UserError`.
+    The identity of each image that was used goes to `images.json`. Finished runs stay on disk: the same command
+    continues, and more repeats add to them. Raises `UserError`.
     """
     instances = load_instances(dataset, ids)
     for instance in instances:
@@ -79,7 +80,7 @@ def validate(
     left = [one for one in instances if not _is_done(one, root, repeats)]
     supplied = images is not None and images.source != "local"
     factory: SandboxFactory = choose(sandbox, left, supplied=supplied) if left else NoSandbox()
-    supply = make_supply(images or ImagesConfig(), factory, left, tqdm.write, lambda name, identity: None)
+    supply = make_supply(images or ImagesConfig(), factory, left, tqdm.write, ImageRecord(root / "images.json").note)
     try:
         ordered = supply.order(instances)
         supply.prefetch([one for one in ordered if one in left])

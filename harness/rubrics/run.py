@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.agent.model import ContextExceeded, EndpointModel
-from harness.config import LevelConfig, describe, read_api_key
+from harness.config import LevelConfig, read_api_key
 from harness.endpoint import open_endpoint
 from harness.errors import UserError
 from harness.rubrics.config import RubricsConfig
@@ -21,7 +19,7 @@ from harness.rubrics.store import SamplePaths, is_scored, sample_paths, save_ans
 from harness.rubrics.task import RubricTask, load_tasks
 from harness.rubrics.toolchain import Toolchain, find_toolchain
 from harness.run.paths import LevelPaths, RunPaths
-from harness.run.record import now
+from harness.run.record import describe_lasting, name_by_content, now
 from harness.run.store import find_difference, lock, read_json, write_json
 from harness.run.task import derive_seed
 
@@ -89,9 +87,8 @@ def score_answers(
 
 
 def name_run(config: RubricsConfig) -> str:
-    """`<name>-<hash of the configuration>`."""
-    content = json.dumps(_describe(config), sort_keys=True).encode()
-    return f"{config.name}-{hashlib.sha256(content).hexdigest()[:8]}"
+    """`<name>-<hash of the configuration>`: the same configuration continues the same run."""
+    return name_by_content(config.name, describe_lasting(config, _OPERATIONAL))
 
 
 def _find_answers(folder: Path, tasks: dict[str, RubricTask]) -> Iterator[tuple[str, RubricTask, Path]]:
@@ -104,19 +101,10 @@ def _find_answers(folder: Path, tasks: dict[str, RubricTask]) -> Iterator[tuple[
                 yield level, task, path
 
 
-def _describe(config: RubricsConfig) -> dict[str, Any]:
-    data = describe(config)
-    for key in _OPERATIONAL:
-        del data[key]
-    for key in ("start_timeout", "request_timeout", "api_key"):
-        del data["endpoint"][key]
-    return data
-
-
 def _begin(paths: RunPaths, config: RubricsConfig, tasks: Sequence[RubricTask], tools: Toolchain) -> dict[str, Any]:
     wanted = {
         "kind": "rubrics",
-        "config": _describe(config),
+        "config": describe_lasting(config, _OPERATIONAL),
         "tasks": {task.name: task.file.version for task in tasks},
         "tools": tools.versions,
     }

@@ -10,30 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from harness.agent.profiles import VERSION, prompts_hash
 from harness.config import LevelConfig, RunConfig, describe
 from harness.errors import UserError
 from harness.instances import Instance, dataset_hash
 from harness.run.task import derive_seed
 
-_OPERATIONAL: dict[str, tuple[str, ...]] = {
-    "": ("results", "agent_workers", "grading_workers", "levels_at_once", "block", "executor", "images"),
-    "endpoint": ("start_timeout", "request_timeout", "api_key", "host"),
-}
-"""Keys, by section, that change how a run is carried out but nothing of what it measures: free to change later."""
+_OPERATIONAL = ("results", "agent_workers", "grading_workers", "levels_at_once", "block", "executor", "images")
+_OPERATIONAL_ENDPOINT = ("start_timeout", "request_timeout", "api_key", "host")
+"""Keys that change how a run is carried out but nothing of what it measures: free to change later."""
 
 _LASTING_IDENTITY = ("weights_sha256", "recipe", "template_sha256")
 
 
 def describe_config(config: RunConfig) -> dict[str, Any]:
     """What of the configuration makes the run what it is, as data; API keys are no part of it."""
-    data = describe(config)
-    for section, keys in _OPERATIONAL.items():
-        part = data[section] if section else data
-        for key in keys:
-            del part[key]
-    for level in data["levels"]:
-        del level["description"]
+    data = describe_lasting(config, _OPERATIONAL)
     if not data["divergence"]:
         del data["divergence"]
     if not data["restore_tests"]:
@@ -43,10 +37,25 @@ def describe_config(config: RunConfig) -> dict[str, Any]:
     return data
 
 
+def describe_lasting(config: BaseModel, operational: Sequence[str]) -> dict[str, Any]:
+    """A configuration with levels and an endpoint as data, without the keys `operational` and those of the endpoint."""
+    data = describe(config)
+    for part, keys in ((data, operational), (data["endpoint"], _OPERATIONAL_ENDPOINT)):
+        for key in keys:
+            del part[key]
+    for level in data["levels"]:
+        del level["description"]
+    return data
+
+
 def name_run(config: RunConfig) -> str:
     """`<name>-<hash of the configuration>`: the same configuration continues the same run."""
-    content = json.dumps(describe_config(config), sort_keys=True).encode()
-    return f"{config.name}-{hashlib.sha256(content).hexdigest()[:8]}"
+    return name_by_content(config.name, describe_config(config))
+
+
+def name_by_content(name: str, data: dict[str, Any]) -> str:
+    """`<name>-<8 hex digits of data's hash>`."""
+    return f"{name}-{hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def make_record(
