@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.config import EngineConfig
-from engine.core.engine import load_engine
+from engine.core.opening import load_engine
 from engine.core.request import Completion, Request, SamplingParams, StepOutput
 from engine.errors import UserError
 

@@ -23,9 +23,7 @@ from engine.core.sequence import Choices, Chunk, SequenceState
 from engine.core.text_stream import TextStream
 from engine.errors import ContextLengthError, LostRankError, RequestError, UserError
 from engine.parallel.group import Group
-from engine.quant.formats import check_level
-from engine.weights.loader import Checkpoint, load, open_source, resolve
-from engine.weights.shard import Shard
+from engine.weights.loader import Checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -347,25 +345,6 @@ class Engine:
             error=f"{type(error).__name__}: {error}",
             index=sequence.index,
         )
-
-
-def load_engine(model: str, quant: str, config: EngineConfig) -> Engine:
-    """Load `model` at level `quant`, over as many ranks as `config` says, and make it ready.
-
-    The other ranks end with this process, or at `Engine.close`.
-    """
-    if config.tensor_parallel_size == 1:
-        return Engine(load(model, quant, config.device), config)
-    source = open_source(resolve(model))
-    Shard.of(source.config, 0, config.tensor_parallel_size, check_level(quant), source.types())
-    ranks = Ranks(model, quant, config)
-    try:
-        checkpoint = load(model, quant, config.device, 0, config.tensor_parallel_size)
-        ranks.open()
-        return Engine(checkpoint, config, ranks)
-    except BaseException:
-        ranks.close()
-        raise
 
 
 def _score_prompt(chunk: Chunk, logits: Tensor) -> None:

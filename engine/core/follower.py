@@ -26,6 +26,7 @@ from engine.core.sequence import Chunk, SequenceState
 from engine.core.text_stream import TextStream
 from engine.errors import UserError
 from engine.parallel.group import Group, TCPStore
+from engine.text.tokenizer import Tokenizer
 from engine.weights.loader import load
 
 
@@ -58,7 +59,8 @@ class ChunkNews:
 class Follower:
     """Applies commands `(name, *arguments)`, the names being those of its methods."""
 
-    def __init__(self, placed: PlacedModel) -> None:
+    def __init__(self, placed: PlacedModel, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
         self._runner, self._state = placed.runner, placed.state
         self._layers = list(placed.cache.kv.values())
         self._sequences: dict[int, SequenceState] = {}
@@ -113,8 +115,9 @@ class Follower:
         sequence = self._sequences.get(news.number)
         if sequence is None:
             assert news.request is not None
-            # Neither draws nor detokenizes here.
-            sequence = SequenceState(news.request, [], Random(0), TextStream(None, ()), index=news.index)  # type: ignore[arg-type]
+            # Draws and text are the first rank's affair; here neither is asked for.
+            text = TextStream(self._tokenizer.detokenizer(), ())
+            sequence = SequenceState(news.request, [], Random(0), text, index=news.index)
             self._sequences[news.number] = sequence
         sequence.token_ids += news.new_tokens
         if news.blocks is not None:
@@ -140,7 +143,7 @@ def serve(wire: "Connection[Any, Any]") -> None:
     store = TCPStore("127.0.0.1", start.port, is_master=False)
     group.open(device, store, config.collective_timeout)
     with torch.inference_mode():
-        follower = Follower(place_model(checkpoint, config, group))
+        follower = Follower(place_model(checkpoint, config, group), checkpoint.tokenizer)
         _await(wire, device)
         while True:
             commands = pickle.loads(wire.recv_bytes())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.config import EngineConfig
-from engine.core.engine import load_engine
+from engine.core.opening import load_engine
 from engine.serve.service import Service
 from engine.text.chat import ChatTemplate
 from engine.weights.loader import memory_report

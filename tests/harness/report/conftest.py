@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from harness.report.simulate import Simulation, make_record
 from harness.run.outcome import Outcome
 from harness.run.paths import RunPaths
 from harness.run.rows import TaskRow, to_table
 
 REPOS = ("django/django", "sympy/sympy", "astropy/astropy", "psf/requests")
 DIFFICULTIES = ("<15 min fix", "15 min - 1 hour", "1-4 hours")
-BYTES = {"bf16": 148.4, "fp8": 74.9, "int8": 79.1, "int4": 42.3}
 
 
 def _row(run_id: str, level: str, index: int, repeat: int, resolved: bool, rng: np.random.Generator) -> TaskRow:
@@ -53,41 +53,6 @@ def _row(run_id: str, level: str, index: int, repeat: int, resolved: bool, rng: 
         infra_reason="",
         seed=repeat,
     )
-
-
-def _record(run_id: str, levels: Sequence[str], ids: Sequence[str], repeats: int) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "run_id": run_id,
-        "simulated": True,
-        "harness_version": "0.1.0",
-        "started": "2026-01-05T08:00:00+00:00",
-        "ended": "2026-01-05T19:30:00+00:00",
-        "config": {
-            "name": "simulated",
-            "dataset": "simulated",
-            "model": "simulated/model",
-            "levels": [{"name": name, "quant": name} for name in levels],
-            "baseline": levels[0],
-            "repeats": repeats,
-            "endpoint": {"max_context": 131072},
-            "agent": {"profile": "tools", "step_limit": 250, "token_limit": 2_000_000},
-            "sampling": {"temperature": 1.0, "top_p": 0.95, "top_k": 40, "max_tokens": 4096, "seed": 0},
-            "grading_timeout": 1800.0,
-        },
-        "dataset": {"name": "simulated", "sha256": "a" * 64, "instances": len(ids), "instance_ids": list(ids)},
-        "prompts_sha256": "b" * 64,
-        "levels": {
-            name: {
-                "quant": name,
-                "weights_bytes": int(BYTES[name] * 2**30),
-                "perplexity": 4.0 + 20 / BYTES[name],
-                "kld_mean": 0.0 if name == "bf16" else 1 / BYTES[name],
-                "tokens_per_second": 9_000 / BYTES[name],
-            }
-            for name in levels
-        },
-    }
 
 
 def _rates(difficulty: np.ndarray, mean: float) -> np.ndarray:
@@ -137,7 +102,8 @@ def fake_store(tmp_path: Path):
                     rows.append(row if forced is None else replace(row, outcome=str(forced), resolved=solved))
         paths = RunPaths(tmp_path / run_id)
         paths.root.mkdir(parents=True)
-        record = _record(run_id, levels, sorted({row.instance_id for row in rows}), repeats)
+        ids = sorted({row.instance_id for row in rows})
+        record = make_record(Simulation(instances, repeats, {name: rates[name] for name in levels}, run_id=run_id), ids)
         for key, value in (change or {}).items():
             _set(record, key, value)
         paths.record.write_text(json.dumps(record))

@@ -1,141 +1,18 @@
-"""The pipeline: retries, classes of ends, places, resumption. Agent and grading steps are scripted."""
+"""The pipeline: retries, classes of ends, places, images, resumption. Agent and grading steps are scripted."""
 
-import asyncio
-import io
-import json
-import os
-import signal
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
+from orchestrator_doubles import Run, fail, outcomes
 
-from harness.config import RunConfig
-from harness.endpoint import Endpoint
 from harness.errors import EndpointError, SandboxError, UserError
-from harness.grading.evaluate import Evaluation
-from harness.grading.verdict import Verdict
 from harness.instances import Instance
-from harness.run import executor
-from harness.run.attempts import ServerLostError
-from harness.run.executor import LocalExecutor
-from harness.run.orchestrator import Orchestrator
-from harness.run.paths import RunPaths
-from harness.run.progress import Progress
-from harness.run.record import make_record
-from harness.run.store import Store, write_text
-from harness.run.tally import Tally
 from harness.run.task import Task, Work, derive_seed
-from harness.sandbox.base import ImageSupply, Sandbox
-
-ENGINE = [sys.executable, str(Path(__file__).parents[1] / "scripted_engine.py")]
-PATCH = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
-
-
-class NoSandboxes:
-    """A factory for runs whose steps are scripted."""
-
-    name = "none"
-
-    def create(self, instance: Instance) -> Sandbox:
-        raise SandboxError("not in this test")
-
-
-class Run:
-    """A run of instances i-0, i-1, ... with two levels, whose steps are `work` and `grade`."""
-
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, instances: int = 2, **config: Any) -> None:
-        self.works: Counter[str] = Counter()
-        self.grades: Counter[str] = Counter()
-        self.seeds: set[tuple[str, str, int, int]] = set()
-        self.work: Callable[[Task, int], Work] = lambda task, attempt: Work(steps=1, completion_tokens=10)
-        self.grade: Callable[[Task, int], str] = lambda task, attempt: "resolved"
-        self.identity = {"weights_bytes": 1000, "weights_sha256": "ab", "supports_tools": False}
-        self.lock = threading.Lock()
-        model = folder / "model.json"
-        model.write_text("{}")
-        levels = config.pop("levels", ["bf16", "int4"])
-        self.config = RunConfig.model_validate(
-            {
-                "name": "t",
-                "dataset": "starter",
-                "model": str(model),
-                "levels": [{"name": name, "quant": name} for name in levels],
-                "endpoint": {"engine_command": ENGINE},
-                "agent": {"profile": "text"},
-                **config,
-            }
-        )
-        self.instances = [make_instance(f"i-{number}") for number in range(instances)]
-        self.paths = RunPaths(folder / "run")
-        patch.setattr("harness.run.server.open_endpoint", self._open)
-        patch.setattr("harness.run.server.is_answering", self._answers)
-        patch.setattr(executor, "work", self._work)
-        patch.setattr(executor, "grade", self._grade)
-        self.said = io.StringIO()
-        self.supply: ImageSupply | None = None
-
-    def __call__(self) -> Store:
-        store = Store(self.paths)
-        store.begin(make_record("run", self.config, self.instances, {}))
-        tally = Tally({level.name: 100 for level in self.config.levels})
-        progress = Progress(tally, self.paths.root, stream=self.said)
-        pipeline = Orchestrator(
-            self.config,
-            self.instances,
-            store,
-            LocalExecutor(self.config, NoSandboxes()),
-            progress,
-            supply=self.supply,
-            pauses=(0.0, 0.0),
-        )
-        asyncio.run(pipeline.run())
-        return store
-
-    async def _open(self, *_: object) -> Endpoint:
-        return Endpoint("http://127.0.0.1:9/v1", "scripted", self.identity)
-
-    async def _answers(self, endpoint: Endpoint) -> bool:
-        return endpoint.is_alive
-
-    def _work(self, task: Task, *_: object) -> Work:
-        with self.lock:
-            self.works[name := name_of(task)] += 1
-            self.seeds.add((*task.key, task.seed))
-        done = self.work(task, self.works[name])
-        write_text(task.paths.patch, PATCH)
-        return done
-
-    def _grade(self, task: Task, *_: object) -> Evaluation:
-        with self.lock:
-            self.grades[name := name_of(task)] += 1
-        status: Any = self.grade(task, self.grades[name])
-        verdict = Verdict(task.instance.instance_id, status == "resolved", status == "resolved", status)
-        return Evaluation(verdict, "log", 0.5)
-
-
-def make_instance(instance_id: str) -> Instance:
-    return Instance(
-        instance_id, "a/b", "0" * 40, "1", "issue", "", "", ("t",), (), "", "parse_log_pytest", "pass_and_fail"
-    )
-
-
-def name_of(task: Task) -> str:
-    return f"{task.level.name}/{task.instance.instance_id}/{task.repeat}"
-
-
-def fail(error: Exception) -> Any:
-    raise error
-
-
-def outcomes(store: Store) -> dict[str, str]:
-    return {f"{level}/{instance}/{repeat}": row.outcome for (level, instance, repeat), row in store.rows.items()}
 
 
 def test_every_task_is_done_once_with_seeds_paired_over_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,113 +148,6 @@ def test_after_a_stop_between_the_steps_only_grading_is_left(tmp_path: Path, mon
     assert all(run.works[f"int4/{one}/0"] == 1 for one in finished)
 
 
-def test_a_crashed_server_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path, monkeypatch, levels=["int4"], agent_workers=1)
-    opened: list[Endpoint] = []
-    monkeypatch.setattr("harness.run.server.open_endpoint", remember(opened))
-
-    def work_on(task: Task, attempt: int) -> Work:
-        if len(opened) == 1:
-            opened[0].close()
-            raise EndpointError("connection reset")
-        return Work()
-
-    run.work = work_on
-    assert set(outcomes(run()).values()) == {"resolved"}
-    assert len(opened) == 2
-    assert not any(endpoint.is_alive for endpoint in opened)
-
-
-def test_a_server_that_does_not_come_back_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path, monkeypatch, levels=["int4"], agent_workers=1)
-    opened: list[Endpoint] = []
-    monkeypatch.setattr("harness.run.server.open_endpoint", remember(opened))
-
-    def work_on(task: Task, attempt: int) -> Work:
-        Path(run.config.model or "").write_text(json.dumps({"crash": "no memory left"}))
-        opened[0].close()
-        raise EndpointError("connection reset")
-
-    run.work = work_on
-    with pytest.raises(ServerLostError, match=r"level int4: .*no memory left"):
-        run()
-    assert Store(run.paths).rows == {}
-
-
-def test_other_weights_under_the_same_level_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path, monkeypatch, levels=["int4"])
-    run.work = lambda task, attempt: fail(SandboxError("down"))
-    run()
-    run.identity["weights_sha256"] = "cd"
-    with pytest.raises(UserError, match=r"levels\.int4\.identity\.weights_sha256 was 'ab', the server now says 'cd'"):
-        run()
-
-
-def test_a_crash_uses_up_no_attempt_and_counts_as_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path, monkeypatch, instances=1, levels=["int4"])
-    opened: list[Endpoint] = []
-    monkeypatch.setattr("harness.run.server.open_endpoint", remember(opened))
-
-    def work_on(task: Task, attempt: int) -> Work:
-        if attempt in (1, 3):
-            os.kill(opened[-1].identity["pid"], signal.SIGKILL)
-            wait_for_end(opened[-1])
-            raise EndpointError("connection reset")
-        return Work() if attempt == 5 else fail(SandboxError("daemon gone"))
-
-    run.work = work_on
-    store = run()
-    assert outcomes(store) == {"int4/i-0/0": "resolved"}
-    assert (store.rows["int4", "i-0", 0].attempts, len(opened)) == (5, 3)
-    assert "the server ended or hangs, starting it again" in run.said.getvalue()
-
-
-def test_a_server_that_crashes_on_every_task_ends_the_run_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = Run(tmp_path, monkeypatch, instances=3, levels=["int4"], agent_workers=1)
-    opened: list[Endpoint] = []
-    monkeypatch.setattr("harness.run.server.open_endpoint", remember(opened))
-
-    def work_on(task: Task, attempt: int) -> Work:
-        opened[-1].close()
-        raise EndpointError("connection reset")
-
-    run.work = work_on
-    with pytest.raises(ServerLostError, match=r"level int4: its server ended 4 times in a row before any task") as said:
-        run()
-    assert "\n" not in str(said.value)
-    assert len(opened) == 4
-
-
-def test_a_server_that_hangs_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path, monkeypatch, instances=1, levels=["int4"])
-    opened: list[Endpoint] = []
-    monkeypatch.setattr("harness.run.server.open_endpoint", remember(opened))
-
-    async def answers(endpoint: Endpoint) -> bool:
-        return endpoint is not opened[0]
-
-    monkeypatch.setattr("harness.run.server.is_answering", answers)
-    run.work = lambda task, attempt: fail(EndpointError("no answer within 1 s")) if attempt == 1 else Work()
-    assert set(outcomes(run()).values()) == {"resolved"}
-    assert len(opened) == 2
-    assert not opened[0].is_alive
-
-
-def test_a_server_of_others_that_stays_away_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path, monkeypatch, levels=["int4"], endpoint={"start_timeout": 0.05})
-
-    async def answers(endpoint: Endpoint) -> bool:
-        return False
-
-    monkeypatch.setattr("harness.run.server.is_answering", answers)
-    run.work = lambda task, attempt: fail(EndpointError("connection refused"))
-    with pytest.raises(ServerLostError, match=r"has not answered for endpoint\.start_timeout 0\.05 s"):
-        run()
-    assert Store(run.paths).rows == {}
-
-
 @pytest.mark.parametrize(
     ("settings", "order"),
     [
@@ -443,25 +213,3 @@ class Supply:
 
     def close(self) -> None:
         self.closed = True
-
-
-def test_the_tools_profile_needs_a_template_with_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path, monkeypatch, agent={"profile": "tools"})
-    with pytest.raises(UserError, match=r"set agent\.profile to text"):
-        run()
-
-
-def wait_for_end(endpoint: Endpoint) -> None:
-    deadline = time.monotonic() + 10
-    while endpoint.is_alive and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
-def remember(opened: list[Endpoint]) -> Callable[..., Any]:
-    from harness.endpoint import open_endpoint
-
-    async def open_and_remember(*arguments: Any) -> Endpoint:
-        opened.append(await open_endpoint(*arguments))
-        return opened[-1]
-
-    return open_and_remember
