@@ -109,7 +109,12 @@ def page_slices(draw: Draw) -> Module:
     probes = [f"$page({words}, {number})" for number in (1, 2, 3, 4, 0)] + [f"$page({words}, 2, 1)"]
     probes += [f"$page({words[:3]}, 1, $size=2)"]
     probes += [f"$count({total})" for total in (0, default, default + 1, default * 3)] + [f"$count({default * 5}, 5)"]
-    probes += [f"$footer(1, {default * 3})", f"$footer(2, {default * 2})", "$footer(1, 0)", f"$footer(2, {default * 4})"]
+    probes += [
+        f"$footer(1, {default * 3})",
+        f"$footer(2, {default * 2})",
+        "$footer(1, 0)",
+        f"$footer(2, {default * 4})",
+    ]
     name = draw.pick("paging", "screens", "sheets")
     return write_module(draw, name, f"Pages of {thing.many}.", _PAGES, slots, probes)
 

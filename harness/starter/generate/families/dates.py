@@ -106,7 +106,11 @@ def clock_minutes(draw: Draw) -> Module:
     probes = [f"$minutes('{h}:{m}')", "$minutes('0:00')", "$minutes('24:00')", "$minutes('9:60')", "$minutes('23:59')"]
     probes += [f"$clock({h * 60 + m})", "$clock(0)", f"$clock({1440 + m})", "$clock(1439)", f"$clock({h * 60 + 5})"]
     probes += [f"$later('{h}:{m}')", f"$later('{h}:{m}', 60)", "$later('23:50', 20)", f"$later('{h}:00', minutes=7)"]
-    probes += [f"$between('{h}:00', '{h + 1}:{m}')", f"$between('{h}:{m}', '{h}:00')", f"$between('{h}:{m}', '{h}:{m}')"]
+    probes += [
+        f"$between('{h}:00', '{h + 1}:{m}')",
+        f"$between('{h}:{m}', '{h}:00')",
+        f"$between('{h}:{m}', '{h}:{m}')",
+    ]
     name = draw.pick("clock", "daytime", "minutes")
     return write_module(draw, name, f"Times of {thing.many}.", _CLOCK, slots, probes)
 
@@ -157,7 +161,13 @@ def slot_overlap(draw: Draw) -> Module:
     b, c, d = a + draw.number(2, 4), a + draw.number(6, 8), a + draw.number(9, 12)
     pairs = [((a, b), (b, c)), ((a, c), (b, d)), ((b, d), (a, c)), ((a, d), (b, c)), ((c, d), (a, b)), ((b, c), (a, b))]
     probes = [f"$overlap({first}, {second})" for first, second in pairs]
-    lists = ([(b, c), (a, b)], [(c, d), (a, b)], [(a, d), (b, c)], [(b, d), (a, c)], [])
+    lists: tuple[list[tuple[int, int]], ...] = (
+        [(b, c), (a, b)],
+        [(c, d), (a, b)],
+        [(a, d), (b, c)],
+        [(b, d), (a, c)],
+        [],
+    )
     probes += [f"$merge({each})" for each in lists]
     probes += [f"$free({[(b, c)]}, {a}, {d})", f"$free([], {a}, {b})", f"$free({[(a, c)]}, {a}, {c})"]
     probes += [f"$free({[(a, b), (c, d)]}, {a}, {d + 2})"]

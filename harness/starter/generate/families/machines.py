@@ -272,7 +272,13 @@ def retry_delays(draw: Draw) -> Module:
     }
     n = draw.number(5, 9)
     bad = [False] * tries
-    probes = [f"$delays({draw.number(2, 4)})", "$delays(0)", "$delays(7)", f"$delays(3, {n})", f"$delays(4, {n}, {n * 3})"]
+    probes = [
+        f"$delays({draw.number(2, 4)})",
+        "$delays(0)",
+        "$delays(7)",
+        f"$delays(3, {n})",
+        f"$delays(4, {n}, {n * 3})",
+    ]
     probes += [f"$delays(2, limit={default})", f"$delays(1, $first={n})", "$attempts([True])"]
     probes += [f"$attempts({[*bad[:-1], True]})", f"$attempts({[*bad, True]})", "$attempts([])"]
     probes += [f"$attempts({[*bad, True]}, {tries + 1})", f"$attempts({bad[:1]})"]

@@ -104,7 +104,7 @@ def range_list(draw: Draw) -> Module:
     b, c = a + draw.number(2, 4), a + draw.number(8, 20)
     texts = (f"{a}-{b},{c}", f"{c}, {a}", f"{a}-{b}, {b}-{b + 2}", f"{b}-{a}", "", f"{a},,{b}", f"{a}-{a}", f"{c}")
     probes = [f"$parse('{text}')" for text in texts]
-    lists = ([a, a + 1, a + 2, c], [a, b], [c], [], [a, a + 1, b + 1, b + 2, b + 3])
+    lists: tuple[list[int], ...] = ([a, a + 1, a + 2, c], [a, b], [c], [], [a, a + 1, b + 1, b + 2, b + 3])
     probes += [f"$show({numbers})" for numbers in lists]
     name = draw.pick("ranges", "selection", "number_lists")
     return write_module(draw, name, f"Ranges of {thing.many}.", _RANGES, slots, probes)

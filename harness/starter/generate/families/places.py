@@ -149,7 +149,7 @@ def vote_count(draw: Draw) -> Module:
         ),
     }
     a, b, c = draw.words(3)
-    lists = ([a, b, a], [a, b], [b, "", f" {b} ", c], [], [a, b, c, a], ["", c])
+    lists: tuple[list[str], ...] = ([a, b, a], [a, b], [b, "", f" {b} ", c], [], [a, b, c, a], ["", c])
     probes = [f"$count({votes})" for votes in lists[:4]] + [f"$winner({votes})" for votes in lists]
     probes += [f"$share({lists[0]}, '{a}')", f"$share({lists[1]}, '{c}')", f"$share([], '{a}')"]
     probes += [f"$share({lists[2]}, '{b}')"]

@@ -139,7 +139,14 @@ def base_digits(draw: Draw) -> Module:
     n = draw.number(40, 900)
     probes = [f"$write({number})" for number in (n, 0, default, default - 1, -n)]
     probes += [f"$write({n}, 3)", f"$write({n}, 1)", f"$write({n}, 37)", f"$write({n}, 36)", f"$write({n}, base=10)"]
-    probes += ["$read('101')", "$read('0')", "$read('12', 3)", "$read('13', 3)", "$read('Z', 36)", "$read('ff', base=16)"]
+    probes += [
+        "$read('101')",
+        "$read('0')",
+        "$read('12', 3)",
+        "$read('13', 3)",
+        "$read('Z', 36)",
+        "$read('ff', base=16)",
+    ]
     return write_module(draw, draw.pick("bases", "digits"), f"Codes of {thing.many}.", _BASES, slots, probes)
 
 

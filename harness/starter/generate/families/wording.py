@@ -105,8 +105,19 @@ def letter_shift(draw: Draw) -> Module:
         ),
     }
     a, b, c = draw.words(3)
-    probes = [f"$shift('{a}')", f"$shift('{b.capitalize()} {c}')", f"$shift('{c}', 1)", f"$shift('xyz', $key={default})"]
-    probes += [f"$shift('{a} 42')", "$shift('')", f"$shift('{b}', 0)", f"$unshift('{c}')", f"$unshift('{a.upper()}', 3)"]
+    probes = [
+        f"$shift('{a}')",
+        f"$shift('{b.capitalize()} {c}')",
+        f"$shift('{c}', 1)",
+        f"$shift('xyz', $key={default})",
+    ]
+    probes += [
+        f"$shift('{a} 42')",
+        "$shift('')",
+        f"$shift('{b}', 0)",
+        f"$unshift('{c}')",
+        f"$unshift('{a.upper()}', 3)",
+    ]
     probes += ["$unshift('abc')", "$mirror('Anna')", f"$mirror('{a}')", "$mirror('Never odd or even')", "$mirror('')"]
     probes += [f"$mirror('{b[:3]}{b[:3][::-1]}')", "$mirror('no')"]
     name = draw.pick("cipher", "letters", "secrets_of")
@@ -152,7 +163,15 @@ def common_prefix(draw: Draw) -> Module:
         ),
     }
     a, b, c = draw.words(3)
-    lists = ([a + b, a + c], [a, a + b], [a, b, c], [], [b], [c + "1", c + "2", c + "13"], [a + "x", a + "xy", a])
+    lists: tuple[list[str], ...] = (
+        [a + b, a + c],
+        [a, a + b],
+        [a, b, c],
+        [],
+        [b],
+        [c + "1", c + "2", c + "13"],
+        [a + "x", a + "xy", a],
+    )
     probes = [f"$prefix({names})" for names in lists] + [f"$shorten({names})" for names in lists[:2]]
     probes += ["$shorten([])", f"$differences('{a}', '{a}')", f"$differences('{a}', '{b}')"]
     probes += [f"$differences('{a}', '{a}{b}')", f"$differences('{c}s', '{c}')", f"$differences('', '{b}')"]
