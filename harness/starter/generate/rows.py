@@ -21,7 +21,8 @@ def commit_files(files: Mapping[str, str]) -> str:
 def to_row(instance: GeneratedInstance) -> dict[str, Any]:
     """The official columns as `harness.starter.catalogue` fills them, plus `tree`, `part`, `family` and `kind`.
 
-    `tree` maps the paths of the base tree to text. `difficulty` names the part, so that reports that group by difficulty show the parts.
+    `tree` maps the paths of the base tree to text. `difficulty` names the part, so that reports that group by
+    difficulty show the parts.
     """
     base_commit = commit_files(instance.base)
     return {
