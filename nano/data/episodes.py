@@ -28,7 +28,7 @@ def make_episode(seed: int, part: str = "train") -> Episode:
 
 
 def episode_stream(first_seed: int, workers: int, part: str = "train") -> Iterator[Episode]:
-    """Episodes of the seeds `first_seed`, `first_seed + 1`, ... in this order, without end, made by `workers` processes.
+    """Episodes of the seeds from `first_seed` on, in this order, without end, made by `workers` processes.
 
     The processes are spawned, so a program that reads the stream needs `if __name__ == "__main__"`. Closing the
     iterator ends them.

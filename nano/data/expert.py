@@ -153,7 +153,7 @@ class _Work:
         return [path for path in self._task.base if path.startswith(f"{self._task.package}/") and path.endswith(".py")]
 
     def _happens(self, chance: float) -> bool:
-        """Whether to take a detour; never more than two, so that the steps suffice and nobody is warned of their end."""
+        """Whether to take a detour; at most two, so that the steps suffice and nobody is warned of their end."""
         taken = self._detours < _MOST_DETOURS and self._random.random() < chance
         self._detours += taken
         return taken
