@@ -14,14 +14,16 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _LONGEST_SHOWN = 60
 _TRIES = 4
 _MOST_DETOURS = 2
+_NEAR = 0.5
 
-LIST_FIRST = 0.2
+LIST_FIRST = 0.15
 WRONG_FILE = 0.06
-REPRODUCE = 0.1
-WRONG_EDIT = 0.12
+REPRODUCE = 0.06
+WRONG_EDIT = 0.25
+"""Of all episodes, and again of those with one wrong edit."""
 AMBIGUOUS_EDIT = 0.5
 """Of the edits whose shortest `old` occurs more than once."""
-INEXACT_EDIT = 0.03
+INEXACT_EDIT = 0.04
 RUN_TESTS = 0.12
 
 
@@ -48,8 +50,9 @@ class _Work:
         self._find()
         if self._happens(REPRODUCE):
             self._reproduce()
-        if self._happens(WRONG_EDIT):
-            self._mistake()
+        texts = self._wrong_texts()
+        while self._happens(WRONG_EDIT) and self._mistake(texts):
+            pass
         self._mend()
         ending = self._verify()
         if self._happens(RUN_TESTS):
@@ -75,10 +78,10 @@ class _Work:
         if done:
             self._do("I run the call of the issue.", done)
 
-    def _mistake(self) -> None:
-        """An edit that does not help; its call shows that, and it is taken back."""
+    def _mistake(self, texts: Iterator[tuple[str, str]]) -> bool:
+        """The next edit that does not help: the call shows that, and it is taken back. False where there is none."""
         expected = self._check.expected
-        for kind, text in self._wrong_texts():
+        for kind, text in texts:
             change = find_change(self._buggy, text)
             edit = write_edits(self._buggy, change)[-1]
             told = self._testbed.edit(self._task.bug_path, *edit)
@@ -93,16 +96,17 @@ class _Work:
             wanted = _quote(expected, " but should give", "")
             restored = self._testbed.restore(self._task.bug_path)
             self._do(f"{shown}{',' if wanted else ''}{wanted}, so I take the change back.", restored)
-            return
+            return True
+        return False
 
     def _wrong_texts(self) -> Iterator[tuple[str, str]]:
-        """Other changes of the file with the bug, preferably where the bug is: each with the kind of its mutation."""
+        """Other changes of the file with the bug, half of them where the bug is: each with the kind of its mutation."""
         found = [each for mutations in find_mutations(self._buggy).values() for each in mutations]
         found = self._random.sample(found, len(found))
         texts = [(each.kind, each.apply(self._buggy)) for each in found]
         wrong = [(kind, text) for kind, text in texts if text != self._task.fixed_text]
         near = [each for each in wrong if self._is_near(find_change(self._buggy, each[1]))]
-        yield from [*near, *wrong][:_TRIES]
+        yield from [*near, *wrong][:_TRIES] if self._random.random() < _NEAR else wrong[:_TRIES]
 
     def _is_near(self, change: Change) -> bool:
         return abs(change.start - self._change.start) <= 1
