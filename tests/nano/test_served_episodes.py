@@ -75,15 +75,15 @@ def read(arguments):
     return json.loads(arguments) if isinstance(arguments, str) else arguments
 
 
-def check(made, conversation, folder, *, timed=False):
-    """The agent's messages are the conversation's and, unless a test run was `timed`, every prompt is training's."""
+def check(made, conversation, folder):
+    """The agent's messages are the conversation's, and every prompt is training's, up to a test run's own seconds."""
     episode = tokenize(conversation)
     engine, result, messages = work(make_instance(made, folder), episode, folder)
     assert result.submitted
     assert [comparable(each) for each in messages] == [comparable(each) for each in to_messages(conversation)]
-    if not timed:
-        ids = episode.token_ids.tolist()
-        assert engine.prompts == [ids[:start] for start, _ in answer_spans(episode)]
+    ids, commands = episode.token_ids.tolist(), [turn.arguments.get("command", "") for turn in conversation.turns]
+    timed = next((at for at, command in enumerate(commands, start=1) if "pytest" in command), len(commands))
+    assert engine.prompts[:timed] == [ids[:start] for start, _ in answer_spans(episode)][:timed]
     return result
 
 
@@ -91,7 +91,7 @@ def check(made, conversation, folder, *, timed=False):
 def test_agent_server_and_sandbox_say_what_training_reads(name, tmp_path):
     seed = next(seed for seed in range(100_000, 102_000) if WANTED[name](known_conversation(seed).turns))
     made = generate(seed, "train")
-    result = check(made, known_conversation(seed), tmp_path, timed=name == "tests")
+    result = check(made, known_conversation(seed), tmp_path)
     assert changed_lines(result.patch) == changed_lines(made.patch)
 
 

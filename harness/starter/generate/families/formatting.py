@@ -243,7 +243,9 @@ def table_lines(draw: Draw) -> Module:
         "default": default,
         "full": full,
         "blank": blank,
-        "doc": draw.pick(f"A bar that shows how many {thing.many} are done.", "A bar filled by the share that is done."),
+        "doc": draw.pick(
+            f"A bar that shows how many {thing.many} are done.", "A bar filled by the share that is done."
+        ),
     }
     total = draw.number(4, 20)
     a, b, c, d = draw.words(4)
