@@ -54,10 +54,10 @@ class _Work:
         while self._happens(WRONG_EDIT) and self._mistake(texts):
             pass
         self._mend()
-        ending = self._verify()
+        verdict = self._verify()
         if self._happens(RUN_TESTS):
-            ending = self._run_tests() or ending
-        self._do(f"{ending}.", self._testbed.submit())
+            verdict = self._run_tests(verdict)
+        self._do(verdict, self._testbed.submit())
         return Conversation(self._task.problem_statement, tuple(self._turns))
 
     def _find(self) -> None:
@@ -92,10 +92,8 @@ class _Work:
             function = enclosing_function(text, change.start)
             self._do(describe(kind, function, change), told, taught=False)
             self._do("I run the call of the issue.", done)
-            shown = _quote(done.output, "It gives", "It does not give what it should")
-            wanted = _quote(expected, " but should give", "")
             restored = self._testbed.restore(self._task.bug_path)
-            self._do(f"{shown}{',' if wanted else ''}{wanted}, so I take the change back.", restored)
+            self._do(f"{self._judge(done.output)}, so I take the change back.", restored)
             return True
         return False
 
@@ -132,20 +130,25 @@ class _Work:
         """Run the call of the issue; the words that say what came of it."""
         done = self._run(self._check.expected)
         if done is None:
-            return "That was the cause"
+            return "That was the cause."
         self._do("I run the call of the issue.", done)
-        return _quote(done.output, "It gives", "It gives what it should") + ", as it should" * (
-            len(done.output) <= _LONGEST_SHOWN
-        )
+        return f"{self._judge(done.output)}."
 
-    def _run_tests(self) -> str:
-        """Run the tests of the file with the bug, where there are any."""
+    def _judge(self, output: str) -> str:
+        """What the call gives beside what it should give: a small model compares best what stands side by side."""
+        expected = self._check.expected
+        if max(len(output), len(expected)) <= _LONGEST_SHOWN:
+            return f"It should give `{expected}` and gives `{output}`"
+        return "It gives what it should" if output == expected else "It does not give what it should"
+
+    def _run_tests(self, verdict: str) -> str:
+        """Run the tests of the file with the bug, where there are any; the words that say what came of it."""
         name = self._task.bug_path.rpartition("/")[2]
         path = f"tests/test_{name}"
         if path not in self._testbed.files:
-            return ""
-        self._do("I run the tests of that file, too.", self._testbed.test(path, self._random))
-        return "The tests pass"
+            return verdict
+        self._do(f"{verdict} I run the tests of that file, too.", self._testbed.test(path, self._random))
+        return "The tests pass."
 
     def _run(self, known: str | None = None) -> Done | None:
         return self._testbed.run(self._check, known)
@@ -164,8 +167,3 @@ class _Work:
 
     def _do(self, text: str, done: Done, *, taught: bool = True, mends: bool = False) -> None:
         self._turns.append(Turn(text, done.tool, done.arguments, done.observation, taught, mends))
-
-
-def _quote(value: str, lead: str, instead: str) -> str:
-    """`lead` and the value, or `instead` of both where the value is long."""
-    return f"{lead} `{value}`" if len(value) <= _LONGEST_SHOWN else instead
