@@ -76,7 +76,7 @@ class _Work:
     def _reproduce(self) -> None:
         done = self._run(self._check.actual)
         if done:
-            self._do("I run the call of the issue.", done)
+            self._do("I try the call.", done)
 
     def _mistake(self, texts: Iterator[tuple[str, str]]) -> bool:
         """The next edit that does not help: the call shows that, and it is taken back. False where there is none."""
@@ -91,7 +91,7 @@ class _Work:
                 continue
             function = enclosing_function(text, change.start)
             self._do(describe(kind, function, change), told, taught=False)
-            self._do("I run the call of the issue.", done)
+            self._do("I try the call.", done)
             restored = self._testbed.restore(self._task.bug_path)
             self._do(f"{self._judge(done.output)}, so I take the change back.", restored)
             return True
@@ -131,7 +131,7 @@ class _Work:
         done = self._run(self._check.expected)
         if done is None:
             return "That was the cause."
-        self._do("I run the call of the issue.", done)
+        self._do("I try the call.", done)
         return f"{self._judge(done.output)}."
 
     def _judge(self, output: str) -> str:

@@ -28,7 +28,7 @@ PYTEST = Path(pytest.__file__).parents[1]
 WANTED = {
     "list": lambda turns: turns[0].arguments.get("command") == "git ls-files",
     "wrong file": lambda turns: any("is in another file" in turn.text for turn in turns),
-    "reproduced": lambda turns: turns[2].text == "I run the call of the issue.",
+    "reproduced": lambda turns: turns[2].text == "I try the call.",
     "wrong edits": lambda turns: sum("git checkout" in turn.arguments.get("command", "") for turn in turns) == 2,
     "inexact": lambda turns: any("does not occur" in turn.observation for turn in turns),
     "tests": lambda turns: any("pytest" in turn.arguments.get("command", "") for turn in turns),
