@@ -6,11 +6,12 @@ from itertools import islice
 
 import numpy as np
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from engine.text.tool_calls import find_syntax
 from harness.agent.schemas import TOOLS
-from nano.data.conversation import STEP_LIMIT
+from nano.data.conversation import COMMAND_TIMEOUT, LONGEST_CONTEXT, LONGEST_OBSERVATION, STEP_LIMIT
 from nano.data.episodes import episode_stream, make_conversation, make_episode
 from nano.data.render import render, to_messages, tokenize
 from nano.data.tokenizer import MODEL, VOCABULARY, LineEncoder, load_tokenizer, train_tokenizer
@@ -80,6 +81,21 @@ def test_the_last_edits_leave_the_file_as_it_should_be():
 def test_answers_are_few_and_nobody_is_warned_of_the_end(conversations):
     assert max(len(each.turns) for each in conversations) < STEP_LIMIT
     assert all(each.turns[-1].tool == "submit" for each in conversations)
+
+
+def test_configurations_of_the_model_are_as_it_was_trained(conversations, episodes):
+    assert max(len(turn.observation) for each in conversations for turn in each.turns) <= LONGEST_OBSERVATION
+    assert max(len(episode.token_ids) for episode in episodes) < 0.75 * LONGEST_CONTEXT
+    files = {file.name: yaml.safe_load(file.read_text()) for file in (MODEL.parents[1] / "configs").glob("*.yaml")}
+    configs = {name: config for name, config in files.items() if str(config.get("model", "")).endswith("nano/model")}
+    if not configs:
+        pytest.skip("no configuration runs sweq-nano yet")
+    for name, config in configs.items():
+        agent = config["agent"]
+        given = agent.get("profile", "tools"), agent["step_limit"], agent["command_timeout"]
+        assert given == ("tools", STEP_LIMIT, COMMAND_TIMEOUT), name
+        assert agent.get("observation_limit", 10_000) >= LONGEST_OBSERVATION, name
+        assert config.get("endpoint", {}).get("max_context", LONGEST_CONTEXT) >= LONGEST_CONTEXT, name
 
 
 def test_ids_are_those_of_the_engine_and_of_transformers(conversations, episodes):
