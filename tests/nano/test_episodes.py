@@ -1,5 +1,6 @@
 """Episodes as data: what is learnt of them, that a seed decides them, and what it takes to make them."""
 
+import json
 import subprocess
 import sys
 from itertools import islice
@@ -9,6 +10,8 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
+from engine.text.chat import ChatTemplate
+from engine.text.history import TurnHistory, build_prompt
 from engine.text.tool_calls import find_syntax
 from harness.agent.schemas import TOOLS
 from nano.data.conversation import COMMAND_TIMEOUT, LONGEST_CONTEXT, LONGEST_OBSERVATION, STEP_LIMIT
@@ -106,6 +109,27 @@ def test_ids_are_those_of_the_engine_and_of_transformers(conversations, episodes
         rendered = theirs.apply_chat_template(to_messages(conversation)[:-1], tools=list(TOOLS), tokenize=False)
         assert rendered == text
         assert theirs.encode(text, add_special_tokens=False) == episode.token_ids.tolist()
+
+
+def test_prompts_without_replay_have_the_same_ids(conversations, episodes):
+    """As after a restart of the server: earlier answers come back as text and calls, and are tokenized anew."""
+    template = ChatTemplate((MODEL / "chat_template.jinja").read_text(), load_tokenizer().special_tokens)
+    for conversation, episode in zip(conversations[:12], episodes, strict=False):
+        messages = [with_json_arguments(message) for message in to_messages(conversation)]
+        for at in (at for at, message in enumerate(messages) if message["role"] == "assistant"):
+            prompt = build_prompt(template, load_tokenizer(), TurnHistory(), messages[:at], list(TOOLS))
+            assert prompt.replayed_turns == 0
+            assert prompt.ids == episode.token_ids[: len(prompt.ids)].tolist()
+
+
+def with_json_arguments(message):
+    """The message with its calls' arguments as the text that stands on the wire."""
+    functions = [call["function"] for call in message.get("tool_calls", [])]
+    calls = [
+        {"type": "function", "function": {**function, "arguments": json.dumps(function["arguments"])}}
+        for function in functions
+    ]
+    return {**message, "tool_calls": calls} if calls else message
 
 
 @pytest.mark.parametrize(
