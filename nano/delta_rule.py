@@ -67,10 +67,9 @@ def transitions(solved: Tensor, written: Tensor, decay: Tensor, width: int) -> t
 
 
 def read(chunks: tuple[Tensor, ...], solved: Tensor, states: Tensor) -> Tensor:
-    """The rule's output [B, N, C, Hv, V] from the state [N, B · Hv, K, V] before each chunk."""
-    system, _, scores, queries, _, _ = chunks
+    """The rule's output [B, N, C, Hv, V] from the state [N, B, Hk, Hv / Hk, K, V] before each chunk."""
+    _, _, scores, queries, _, _ = chunks
     width = states.shape[-1]
-    states = states.unflatten(1, system.shape[1:4])
     change = solved[..., :width] - solved[..., width:] @ states
     output = queries @ states + scores @ change
     return output.permute(1, 0, 4, 2, 3, 5).flatten(3, 4)
@@ -150,4 +149,4 @@ def chunked_delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor)
         inverse = unit_lower_inverse(system)
     solved: Tensor = Solve.apply(system, right, inverse)  # type: ignore[no-untyped-call]
     states: Tensor = Scan.apply(*transitions(solved, written, decay, v.shape[-1]))  # type: ignore[no-untyped-call]
-    return read(chunks, solved, states)
+    return read(chunks, solved, states.unflatten(1, system.shape[1:4]))

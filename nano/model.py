@@ -39,15 +39,35 @@ class Functions:
     """The functions that a forward pass is made of, each compiled for any number of texts and chunks if wished."""
 
     def __init__(self, compiled: bool = False) -> None:
-        def prepare(function: Callable[..., Any]) -> Callable[..., Any]:
-            return torch.compile(function, dynamic=True) if compiled else function
-
+        prepare = _compiled if compiled else _plain
         self.parts = {name: prepare(getattr(layers, name)) for name in _PARTS}
         self.parts |= {name: prepare(getattr(delta_rule, name)) for name in _CUT}
         self.parts["unit_heads"] = prepare(unit_heads)
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         return self.parts[name]
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiled once: the first two axes of what is no parameter, texts and chunks in either order, may be any number."""
+    fast = torch.compile(function)
+
+    def free_axes(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(free_axes(item) for item in value)
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            for axis in range(min(2, value.ndim)):
+                torch._dynamo.maybe_mark_dynamic(value, axis)
+        return value
+
+    def call(*values: object) -> Any:
+        return fast(*(free_axes(value) for value in values))
+
+    return call
 
 
 def unit_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,7 +202,7 @@ class DeltaRule:
             inverse = functions["unit_lower_inverse"](system)
         solved = Solve.apply(system, right, inverse)  # type: ignore[no-untyped-call]
         moved = functions["transitions"](solved, written, decay, v.shape[-1])
-        states = Scan.apply(*moved)  # type: ignore[no-untyped-call]
+        states = Scan.apply(*moved).unflatten(1, system.shape[1:4])  # type: ignore[no-untyped-call]
         result: Tensor = functions["read"](chunks, solved, states)
         return result
 
