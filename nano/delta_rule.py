@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 64
-
+from nano.shape import CHUNK
 
 @dataclass(frozen=True)
 class Chunks:

@@ -192,7 +192,11 @@ def router_losses(logits: Tensor, probabilities: Tensor, chosen: Tensor, valid: 
     return torch.stack((logits.shape[-1] * (share.detach() * mean).sum(), z)), share.detach()
 
 
-def masked_loss(h: Tensor, places: Tensor, targets: Tensor, norm: Tensor, head: Tensor, numbers: Numbers) -> Tensor:
-    """Mean cross entropy, nats, of `targets` int64 [M] after the flat token `places` int64 [M] of h."""
+def predictions(
+    h: Tensor, places: Tensor, targets: Tensor, norm: Tensor, head: Tensor, numbers: Numbers
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy in nats, float32 [M], of `targets` int64 [M] after the flat token `places` int64 [M] of h, and
+    whether each is the likeliest token, bool [M]."""
     rows = rms_norm(h.flatten(0, 2)[places], norm, numbers.config.rms_norm_eps)
-    return F.cross_entropy(linear(rows.to(numbers.dtype), head).float(), targets)
+    logits = linear(rows.to(numbers.dtype), head).float()
+    return F.cross_entropy(logits, targets, reduction="none"), logits.detach().argmax(-1) == targets

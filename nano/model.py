@@ -16,21 +16,22 @@ from torch import Tensor, nn
 from engine.config import ModelConfig
 from engine.errors import UserError
 from nano import delta_rule, layers
-from nano.delta_rule import CHUNK, Scan, Solve
+from nano.delta_rule import Scan, Solve
 from nano.layers import Numbers
-from nano.shape import NANO, model_config
+from nano.shape import CHUNK, NANO, model_config
 
 Rule = Literal["own", "fla"]
 _CUT = ("cut", "unit_lower_inverse", "transitions", "read")
-_PARTS = ("delta_inputs", "delta_output", "attention", "experts", "masked_loss")
+_PARTS = ("delta_inputs", "delta_output", "attention", "experts", "predictions")
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Of one step: the mean loss of the masked tokens and the routers' losses [2], all on the device, differentiable;
-    each layer's expert shares [layers, E]."""
+class Prediction:
+    """Of one step, on the device: each target's loss [M] and whether it is the likeliest token [M], the routers' mean
+    losses [2], each layer's expert shares [layers, E]."""
 
-    text: Tensor
+    losses: Tensor
+    hits: Tensor
     routers: Tensor
     shares: Tensor
 
@@ -39,6 +40,9 @@ class Functions:
     """The functions that a forward pass is made of, each compiled for any number of texts and chunks if wished."""
 
     def __init__(self, compiled: bool = False) -> None:
+        if compiled:
+            # Axes that happen to be equal in the first batch must not be taken for one.
+            torch.fx.experimental._config.use_duck_shape = False
         prepare = _compiled if compiled else _plain
         self.parts = {name: prepare(getattr(layers, name)) for name in _PARTS}
         self.parts |= {name: prepare(getattr(delta_rule, name)) for name in _CUT}
@@ -218,7 +222,7 @@ def _fla_rule() -> Callable[..., tuple[Tensor, Any]]:
 
 
 class Nano(nn.Module):
-    """The model; `dtype` is that of the matrix products, parameters are float32. `forward` computes a step's losses."""
+    """The model; `dtype` is that of the matrix products, parameters are float32. `forward` predicts a batch."""
 
     def __init__(
         self,
@@ -251,11 +255,12 @@ class Nano(nn.Module):
             shares.append(share)
         return h, torch.stack(losses).mean(0), torch.stack(shares)
 
-    def forward(self, token_ids: Tensor, valid: Tensor, places: Tensor, targets: Tensor) -> Losses:
-        """Losses of predicting `targets` int64 [M] after the flat token `places` int64 [M]; see `hidden`."""
+    def forward(self, token_ids: Tensor, valid: Tensor, places: Tensor, targets: Tensor) -> Prediction:
+        """How well `targets` int64 [M] are predicted after the flat tokens `places` int64 [M]; see `hidden`."""
         h, routers, shares = self.hidden(token_ids, valid)
         last = (self.model.norm.weight, self.lm_head.weight, self.numbers)
-        return Losses(self.functions["masked_loss"](h, places, targets, *last), routers, shares)
+        losses, hits = self.functions["predictions"](h, places, targets, *last)
+        return Prediction(losses, hits, routers, shares)
 
     @torch.no_grad()
     def logits(self, token_ids: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ from typing import Any
 
 from engine.config import ModelConfig
 
+CHUNK = 64
+"""Tokens that the delta rule solves at once in training; rows of a batch are whole chunks."""
+
 NANO: Mapping[str, Any] = MappingProxyType(
     {
         "architectures": ["Qwen3NextForCausalLM"],
