@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nano.shape import CHUNK
 
+
 @dataclass(frozen=True)
 class Chunks:
     """What the chunks of a batch ask of the two sequential steps; axes [N chunks, B texts, Hk, Hv / Hk] come first."""
@@ -42,8 +43,8 @@ def cut(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> tuple[Tenso
     """
     heads = k.shape[3]
     queries, keys = (x.permute(1, 0, 3, 2, 4) for x in (q, k))
-    values = v.unflatten(3, (heads, -1)).permute(1, 0, 3, 4, 2, 5)
-    log_decay, strength = (x.unflatten(3, (heads, -1)).permute(1, 0, 3, 4, 2) for x in (g, beta))
+    values = torch.unflatten(v, 3, (heads, -1)).permute(1, 0, 3, 4, 2, 5)
+    log_decay, strength = (torch.unflatten(x, 3, (heads, -1)).permute(1, 0, 3, 4, 2) for x in (g, beta))
     total = log_decay.cumsum(-1)
     last = total[..., -1:]
     later = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=q.device).triu(1)
@@ -85,7 +86,7 @@ def unit_lower_inverse(system: Tensor) -> Tensor:
     width = 1
     while width < size:
         pairs = size // (2 * width)
-        blocks = system.unflatten(-2, (pairs, 2 * width)).unflatten(-1, (pairs, 2 * width))
+        blocks = system.view(*system.shape[:-2], pairs, 2 * width, pairs, 2 * width)
         below = blocks.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)[..., width:, :width]
         first, second = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
         corner = -_product(_product(second, below), first)
@@ -148,4 +149,4 @@ def chunked_delta_rule(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor)
         inverse = unit_lower_inverse(system)
     solved: Tensor = Solve.apply(system, right, inverse)  # type: ignore[no-untyped-call]
     states: Tensor = Scan.apply(*transitions(solved, written, decay, v.shape[-1]))  # type: ignore[no-untyped-call]
-    return read(chunks, solved, states.unflatten(1, system.shape[1:4]))
+    return read(chunks, solved, torch.unflatten(states, 1, system.shape[1:4]))

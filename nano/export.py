@@ -1,6 +1,6 @@
 """Writes a trained model as a checkpoint that transformers and the engine load: bfloat16, two shards, official names.
 
-    python -m nano.export RUN/checkpoint.pt DIRECTORY
+python -m nano.export RUN/checkpoint.pt DIRECTORY
 """
 
 import argparse

@@ -53,13 +53,14 @@ def delta_inputs(
     heads, key, value = config.linear_num_key_heads, config.linear_key_head_dim, config.linear_value_head_dim
     ratio = config.linear_num_value_heads // heads
     x = rms_norm(h, norm, config.rms_norm_eps).to(numbers.dtype)
-    parts = linear(x, in_proj_qkvz).unflatten(-1, (heads, -1)).split([key, key, ratio * value, ratio * value], dim=-1)
+    joined = torch.unflatten(linear(x, in_proj_qkvz), -1, (heads, -1))
+    parts = torch.split(joined, [key, key, ratio * value, ratio * value], dim=-1)
     mixed = causal_conv(torch.cat([part.flatten(-2) for part in parts[:3]], dim=-1), conv)
-    q, k, v = mixed.to(numbers.dtype).split([heads * key, heads * key, heads * ratio * value], dim=-1)
-    b, a = linear(x, in_proj_ba).unflatten(-1, (heads, 2, ratio)).float().unbind(-2)
+    q, k, v = torch.split(mixed.to(numbers.dtype), [heads * key, heads * key, heads * ratio * value], dim=-1)
+    b, a = torch.unflatten(linear(x, in_proj_ba), -1, (heads, 2, ratio)).float().unbind(-2)
     g = -a_log.float().exp() * F.softplus(a.flatten(-2) + dt_bias)
-    z = parts[3].flatten(-2).unflatten(-1, (-1, value))
-    q, k, v = q.unflatten(-1, (heads, key)), k.unflatten(-1, (heads, key)), v.unflatten(-1, (-1, value))
+    v, z = (torch.unflatten(x, -1, (-1, value)) for x in (v, parts[3].flatten(-2)))
+    q, k = (torch.unflatten(x, -1, (heads, key)) for x in (q, k))
     return q, k, v, z, g, torch.sigmoid(b.flatten(-2))
 
 
@@ -118,9 +119,8 @@ def attention(
     """h + gated causal attention of it."""
     config, eps = numbers.config, numbers.config.rms_norm_eps
     x = rms_norm(h, norm, eps).to(numbers.dtype).flatten(1, 2)
-    query, gate = linear(x, q_proj).unflatten(-1, (config.num_attention_heads, -1)).chunk(2, dim=-1)
-    key = linear(x, k_proj).unflatten(-1, (config.num_kv_heads, -1))
-    value = linear(x, v_proj).unflatten(-1, (config.num_kv_heads, -1))
+    query, gate = torch.unflatten(linear(x, q_proj), -1, (config.num_attention_heads, -1)).chunk(2, dim=-1)
+    key, value = (torch.unflatten(linear(x, w), -1, (config.num_kv_heads, -1)) for w in (k_proj, v_proj))
     query = rotate(rms_norm(query, q_norm, eps), cos, sin).to(numbers.dtype)
     key = rotate(rms_norm(key, k_norm, eps), cos, sin).to(numbers.dtype)
     groups = config.num_attention_heads // config.num_kv_heads
@@ -171,7 +171,7 @@ def experts(
     columns = torch.cat((down.permute(1, 0, 2).flatten(1), shared_down), dim=1)
     inner = F.silu(linear(x, gate).float()) * linear(x, up).float()
     routed = gate_up.shape[0] * down.shape[2]
-    chosen = inner[:, :routed].unflatten(-1, (config.num_experts, -1)) * weights.unsqueeze(-1)
+    chosen = torch.unflatten(inner[:, :routed], -1, (config.num_experts, -1)) * weights.unsqueeze(-1)
     scaled = torch.cat((chosen.flatten(-2), inner[:, routed:] * shared), dim=-1)
     added = linear(scaled.to(numbers.dtype), columns).float().view(h.shape)
     losses, share = router_losses(logits, probabilities, weights > 0, valid.flatten())

@@ -1,4 +1,4 @@
-"""sweq-nano for training: plain torch, its parameters named and shaped as Hugging Face's Qwen3NextForCausalLM in memory.
+"""sweq-nano for training: plain torch, parameters named and shaped as in transformers' Qwen3NextForCausalLM.
 
 Autograd writes the backward pass; `torch.compile` may fuse the functions of `nano.layers` and `nano.delta_rule`, whose
 boundaries are where a sequential step (the solve, the scan over chunks) or a library's kernel stands.
@@ -43,6 +43,7 @@ class Functions:
         if compiled:
             # Axes that happen to be equal in the first batch must not be taken for one.
             torch.fx.experimental._config.use_duck_shape = False
+        self.compiled = compiled
         prepare = _compiled if compiled else _plain
         self.parts = {name: prepare(getattr(layers, name)) for name in _PARTS}
         self.parts |= {name: prepare(getattr(delta_rule, name)) for name in _CUT}
@@ -57,7 +58,7 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled once: the first two axes of what is no parameter, texts and chunks in either order, may be any number."""
+    """Compiled for any extent of the first two axes, texts and chunks in either order, of what is no parameter."""
     fast = torch.compile(function)
 
     def free_axes(value: object) -> object:
@@ -133,7 +134,7 @@ class DeltaNet(nn.Module):
     def forward(self, h: Tensor, norm: Tensor, functions: Functions, numbers: Numbers, rule: "DeltaRule") -> Tensor:
         projections = (self.in_proj_qkvz.weight, self.in_proj_ba.weight, self.conv1d.weight)
         q, k, v, z, g, beta = functions["delta_inputs"](h, norm, *projections, self.A_log, self.dt_bias, numbers)
-        output = rule(q, k, v, g, beta, functions)
+        output = rule(functions, q, k, v, g, beta)
         result: Tensor = functions["delta_output"](h, output, z, self.norm.weight, self.out_proj.weight, numbers)
         return result
 
@@ -193,8 +194,9 @@ class DeltaRule:
     def __init__(self, kind: Rule = "own") -> None:
         self.fla = _fla_rule() if kind == "fla" else None
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, functions: Functions) -> Tensor:
-        """[B, N, C, Hv, V] from what `layers.delta_inputs` gives."""
+    def __call__(self, functions: Functions, *inputs: Tensor) -> Tensor:
+        """[B, N, C, Hv, V] from q, k, v, g and β as `layers.delta_inputs` gives them."""
+        q, k, v, g, beta = inputs
         if self.fla is not None:
             flat = [x.flatten(1, 2).contiguous() for x in (q, k, v, g, beta)]
             output: Tensor = self.fla(*flat, use_qk_l2norm_in_kernel=True)[0]
@@ -206,7 +208,8 @@ class DeltaRule:
             inverse = functions["unit_lower_inverse"](system)
         solved = Solve.apply(system, right, inverse)  # type: ignore[no-untyped-call]
         moved = functions["transitions"](solved, written, decay, v.shape[-1])
-        states = Scan.apply(*moved).unflatten(1, system.shape[1:4])  # type: ignore[no-untyped-call]
+        states = Scan.apply(*moved)  # type: ignore[no-untyped-call]
+        states = torch.unflatten(states, 1, system.shape[1:4])
         result: Tensor = functions["read"](chunks, solved, states)
         return result
 
@@ -215,7 +218,9 @@ def _fla_rule() -> Callable[..., tuple[Tensor, Any]]:
     if not torch.cuda.is_available():
         raise UserError("--delta fla: its kernels need a CUDA device; --delta own runs anywhere")
     try:
-        rule: Callable[..., tuple[Tensor, Any]] = importlib.import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule
+        rule: Callable[..., tuple[Tensor, Any]] = importlib.import_module(
+            "fla.ops.gated_delta_rule"
+        ).chunk_gated_delta_rule
     except ImportError as error:
         raise UserError(f"--delta fla: the package fla-core cannot be imported ({error}); use --delta own") from error
     return rule

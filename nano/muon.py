@@ -1,7 +1,7 @@
 """Optimizers: Muon for the matrices between layers, AdamW for the rest.
 
-Muon (K. Jordan et al. 2024, kellerjordan.github.io/posts/muon) moves a matrix by its momentum made nearly orthogonal, so
-that all directions of a product learn at one speed.
+Muon (K. Jordan et al. 2024, kellerjordan.github.io/posts/muon) moves a matrix by its momentum made nearly orthogonal,
+so that all directions of a product learn at one speed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ def orthogonalise(x: Tensor, steps: int = 5) -> Tensor:
 
 
 def is_matrix(name: str) -> bool:
-    """Whether Muon trains this parameter: the projections, but for DeltaNet's gates b and a, which are vectors a head."""
+    """Whether Muon trains this parameter: the projections, but for DeltaNet's gates b and a, a row for each head."""
     return name.endswith(_MATRICES)
 
 
@@ -46,7 +46,7 @@ class _Stack:
     """Parameters made of matrices of one shape, whose momenta lie in one tensor [n, r, c]."""
 
     names: list[str]
-    parameters: list[nn.Parameter]
+    parameters: list[Tensor]
     momentum: Tensor
 
 
@@ -71,7 +71,9 @@ class Muon:
             update = orthogonalise(low).float() * max(1.0, update.shape[-2] / update.shape[-1]) ** 0.5
             torch._foreach_mul_(stack.parameters, 1 - rate * self.weight_decay)
             sizes = [as_matrices(n, p).shape[0] for n, p in zip(stack.names, stack.parameters, strict=True)]
-            parts = [part.reshape(p.shape) for part, p in zip(update.split(sizes), stack.parameters, strict=True)]
+            parts = [
+                part.reshape(p.shape) for part, p in zip(torch.split(update, sizes), stack.parameters, strict=True)
+            ]
             torch._foreach_add_(stack.parameters, parts, alpha=-rate)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -87,7 +89,7 @@ def _stack(members: Sequence[tuple[str, nn.Parameter]]) -> _Stack:
     return _Stack([name for name, _ in members], [parameter for _, parameter in members], momentum)
 
 
-def _grad(parameter: nn.Parameter) -> Tensor:
+def _grad(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 

@@ -108,7 +108,7 @@ def _groups(widths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
 
 @dataclass
 class Source:
-    """Batches of the episodes of part `part` from seed `first_seed` on, made by `workers` processes (0: by this one)."""
+    """Batches of the episodes of a part from seed `first_seed` on, made by `workers` processes (0: by this one)."""
 
     first_seed: int
     tokens: int
@@ -117,7 +117,7 @@ class Source:
     longest: int = 6144
     failures: Failures = field(default_factory=Failures)
 
-    def batches(self, position: Position = Position()) -> Iterator[Batch]:  # noqa: B008 (frozen)
+    def batches(self, position: Position = Position()) -> Iterator[Batch]:
         """Without end, from `position` on. The same seed, tokens and position give the same batches everywhere."""
         executor = None
         if self.workers:
