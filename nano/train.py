@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -53,7 +53,7 @@ class Options:
     delta: Rule = "own"
     compiled: bool = False
     device: str = "cpu"
-    layers: int = 8
+    shape: Mapping[str, Any] = field(default_factory=lambda: NANO)
     rates: Rates = field(default_factory=Rates)
     held_out: int = 128
     save_every: float = 120.0
@@ -63,7 +63,7 @@ class Options:
     @property
     def facts(self) -> dict[str, Any]:
         """What must not change when a run is resumed."""
-        return {"seed": self.seed, "tokens": self.tokens, "layers": self.layers}
+        return {"seed": self.seed, "tokens": self.tokens, "layers": self.shape["num_hidden_layers"]}
 
 
 def rate_scale(share: float) -> float:
@@ -163,7 +163,8 @@ class Trainer:
         export(self.model, options.out / EXPORTED)
         figures = validation.figures(self.model)
         if figures:
-            append_log(options.out, {"step": progress.step, "elapsed": round(progress.elapsed, 2), "held_out": figures})
+            row = {"step": progress.step, "elapsed": round(progress.elapsed, 2), "tokens": progress.tokens}
+            append_log(options.out, row | {"held_out": figures})
             print(f"step {progress.step}  held out: {_in_words(figures)}", flush=True)
         facts = {
             "minutes": options.minutes, "seed": options.seed, "first_data_seed": options.seed * SEEDS_APART,
@@ -181,8 +182,7 @@ def _in_words(figures: dict[str, dict[str, Any]]) -> str:
 
 def _model(options: Options) -> Nano:
     dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
-    values = dict(NANO) | {"num_hidden_layers": options.layers}
-    tensors = None
+    values, tensors = dict(options.shape), None
     if options.init is not None:
         values, tensors = read_exported(options.init)
     model = Nano(values, dtype, options.delta, options.compiled)
@@ -244,7 +244,11 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         parser.error("--init and --resume exclude each other: a checkpoint has its own weights")
     if given["minutes"] <= 0 or given["tokens"] < 4096:
         parser.error("--minutes must be above 0 and --tokens at least 4096")
-    return Options(**given | {"compiled": given.pop("compile")}, device="cuda" if cuda else "cpu", rates=rates)
+    layers, compiled = given.pop("layers"), given.pop("compile")
+    if layers <= 0 or layers % NANO["full_attention_interval"]:
+        parser.error(f"--layers {layers}: a multiple of {NANO['full_attention_interval']} is needed")
+    shape = dict(NANO) | {"num_hidden_layers": layers}
+    return Options(**given, compiled=compiled, shape=shape, device="cuda" if cuda else "cpu", rates=rates)
 
 
 def main() -> None:

@@ -47,17 +47,25 @@ class Tally:
 class Validation:
     """Batches of `count` episodes of each held-out part, made once; `count` 0 validates nothing."""
 
-    def __init__(self, count: int, tokens: int, workers: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        count: int,
+        tokens: int,
+        workers: int,
+        device: torch.device,
+        parts: Sequence[str] = HELD_OUT,
+        first_seed: int = 0,
+    ) -> None:
         self.batches: dict[str, list[DeviceBatch]] = {}
         if count:
-            made = _make(count, workers)
+            made = _make(first_seed, count, parts, workers)
             for part, episodes in made.items():
                 groups = arrange([len(episode.token_ids) for episode in episodes], tokens)
                 packed = [pack([episodes[index] for index in group], Position()) for group in groups]
                 self.batches[part] = [to_device(batch, device) for batch in packed]
 
     def figures(self, model: Nano) -> dict[str, dict[str, Any]]:
-        """Part -> `Tally.figures`, and `least_share` and `most_share` of an expert's choices in any layer.
+        """Part -> `Tally.figures`, and each expert's share of a layer's choices, `shares` [layers][experts].
 
         Gradients are not switched off, though none are taken: compiled functions are then those of training.
         """
@@ -69,25 +77,19 @@ class Validation:
                 tally.add(seen.losses.detach().cpu().numpy(), seen.hits.cpu().numpy(), batch.edits)
                 shares.append(seen.shares)
                 del seen
-            mean = torch.stack(shares).mean(0)
-            loads = {"least_share": mean.min().item(), "most_share": mean.max().item()}
-            results[part] = tally.figures() | loads
+            mean = torch.stack(shares).mean(0).tolist()
+            results[part] = tally.figures() | {"shares": [[round(share, 4) for share in layer] for layer in mean]}
         return results
 
 
-def held_out_seeds(count: int) -> Sequence[int]:
-    """First seeds of the tasks of `_TASK` seeds that make up `count` held-out episodes."""
-    return range(0, count, _TASK)
-
-
-def _make(count: int, workers: int) -> dict[str, list[Any]]:
-    tasks = [(first, min(_TASK, count - first), part) for part in HELD_OUT for first in held_out_seeds(count)]
+def _make(seed: int, count: int, parts: Sequence[str], workers: int) -> dict[str, list[Any]]:
+    tasks = [(seed + at, min(_TASK, count - at), part) for part in parts for at in range(0, count, _TASK)]
     if not workers:
         made = [make_many(*task) for task in tasks]
     else:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
             made = list(executor.map(make_many, *zip(*tasks, strict=True)))
-    episodes: dict[str, list[Any]] = {part: [] for part in HELD_OUT}
+    episodes: dict[str, list[Any]] = {part: [] for part in parts}
     for (_, _, part), (good, _) in zip(tasks, made, strict=True):
         episodes[part] += good
     return {part: found for part, found in episodes.items() if found}
