@@ -64,7 +64,9 @@ class Observation:
     submitted: bool = False
 
 
-def perform(action: Action, sandbox: Sandbox, config: "AgentConfig", prompts: Prompts, *, timeout: float) -> Observation:
+def perform(
+    action: Action, sandbox: Sandbox, config: "AgentConfig", prompts: Prompts, *, timeout: float
+) -> Observation:
     """Carry `action` out; commands end after `timeout` seconds. Raises `SandboxError` only."""
     if isinstance(action, Bash):
         return _run(action.command, sandbox, config, prompts, timeout)
@@ -122,7 +124,7 @@ def edit(sandbox: Sandbox, action: Edit, *, timeout: float) -> str:
 
 
 def replace_once(text: str, action: Edit) -> str:
-    """`text` with the one occurrence of `action.old` replaced; raises `EditError` where that is not what would happen."""
+    """`text` with the one occurrence of `action.old` replaced; raises `EditError` where there is no such one."""
     if action.old == action.new:
         raise EditError("`old` and `new` are the same, so nothing would change.")
     count = text.count(action.old)

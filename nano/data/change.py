@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_TOKEN = re.compile(r"\w+|\s+|[<>=!*/+-]+|.")
+_TOKEN = re.compile(r"""[f]?"[^"]*"|\w+|\s+|[<>=!*/+-]+|.""")
 _SHORT = 60
 _VERBS = {
     "wrong_comparison": "compares with",
@@ -13,8 +13,8 @@ _VERBS = {
     "wrong_logic": "joins its conditions with",
     "wrong_method": "calls",
     "wrong_variable": "uses",
-    "wrong_exception": "names",
-    "negated_condition": "tests",
+    "wrong_exception": "raises",
+    "negated_condition": "has the condition",
     "swapped_arguments": "passes",
     "wrong_default": "has the default",
 }
@@ -82,21 +82,29 @@ def enclosing_function(text: str, line: int) -> str:
 
 
 def _differing(change: Change) -> tuple[str, str]:
-    """The tokens of the first differing line that differ; where one side has none, with the token before."""
+    """What differs in the first differing line, with the tokens around that make it an expression or an operator."""
     pairs = zip(change.old, change.new, strict=False)
     before, after = next(((one, other) for one, other in pairs if one != other), (change.old[-1], change.new[-1]))
     old, new = _TOKEN.findall(before), _TOKEN.findall(after)
     start = _common(old, new)
     end = _common(old[start:][::-1], new[start:][::-1])
-    while start and (_is_blank(old[start : len(old) - end]) or _is_blank(new[start : len(new) - end])):
-        if "".join(new[start : len(new) - end]) == "return ":
-            break
+    if "".join(new[start : len(new) - end]) == "return " and len(old) - end == start:
+        return "", "return "
+    while start and not all(_begins(tokens[start : len(tokens) - end]) for tokens in (old, new)):
         start -= 1
-    return "".join(old[start : len(old) - end]), "".join(new[start : len(new) - end])
+    while end and not all(_ends(tokens[start : len(tokens) - end]) for tokens in (old, new)):
+        end -= 1
+    return "".join(old[start : len(old) - end]).strip(), "".join(new[start : len(new) - end]).strip()
 
 
-def _is_blank(tokens: Sequence[str]) -> bool:
-    return not "".join(tokens).strip()
+def _begins(tokens: Sequence[str]) -> bool:
+    """Whether these tokens of a line are something that can be named: not nothing, nor the rest of an expression."""
+    return bool(tokens) and bool(tokens[0].strip()) and tokens[0] not in set("[](){}.,:")
+
+
+def _ends(tokens: Sequence[str]) -> bool:
+    """Whether an expression may end with these tokens of a line."""
+    return bool(tokens) and bool(tokens[-1].strip()) and tokens[-1] not in ("if", "not")
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

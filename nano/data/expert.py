@@ -14,14 +14,16 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 _LONGEST_SHOWN = 60
 _TRIES = 4
 _MOST_DETOURS = 2
+_NEAR = 0.5
 
-LIST_FIRST = 0.2
+LIST_FIRST = 0.15
 WRONG_FILE = 0.06
-REPRODUCE = 0.1
-WRONG_EDIT = 0.12
+REPRODUCE = 0.06
+WRONG_EDIT = 0.25
+"""Of all episodes, and again of those with one wrong edit."""
 AMBIGUOUS_EDIT = 0.5
 """Of the edits whose shortest `old` occurs more than once."""
-INEXACT_EDIT = 0.03
+INEXACT_EDIT = 0.04
 RUN_TESTS = 0.12
 
 
@@ -48,13 +50,14 @@ class _Work:
         self._find()
         if self._happens(REPRODUCE):
             self._reproduce()
-        if self._happens(WRONG_EDIT):
-            self._mistake()
+        texts = self._wrong_texts()
+        while self._happens(WRONG_EDIT) and self._mistake(texts):
+            pass
         self._mend()
-        ending = self._verify()
+        verdict = self._verify()
         if self._happens(RUN_TESTS):
-            ending = self._run_tests() or ending
-        self._do(f"{ending}.", self._testbed.submit())
+            verdict = self._run_tests(verdict)
+        self._do(verdict, self._testbed.submit())
         return Conversation(self._task.problem_statement, tuple(self._turns))
 
     def _find(self) -> None:
@@ -73,12 +76,12 @@ class _Work:
     def _reproduce(self) -> None:
         done = self._run(self._check.actual)
         if done:
-            self._do("I run the call of the issue.", done)
+            self._do("I try the call.", done)
 
-    def _mistake(self) -> None:
-        """An edit that does not help; its call shows that, and it is taken back."""
+    def _mistake(self, texts: Iterator[tuple[str, str]]) -> bool:
+        """The next edit that does not help: the call shows that, and it is taken back. False where there is none."""
         expected = self._check.expected
-        for kind, text in self._wrong_texts():
+        for kind, text in texts:
             change = find_change(self._buggy, text)
             edit = write_edits(self._buggy, change)[-1]
             told = self._testbed.edit(self._task.bug_path, *edit)
@@ -88,21 +91,20 @@ class _Work:
                 continue
             function = enclosing_function(text, change.start)
             self._do(describe(kind, function, change), told, taught=False)
-            self._do("I run the call of the issue.", done)
-            shown = _quote(done.output, "It gives", "It does not give what it should")
-            wanted = _quote(expected, " but should give", "")
+            self._do("I try the call.", done)
             restored = self._testbed.restore(self._task.bug_path)
-            self._do(f"{shown}{',' if wanted else ''}{wanted}, so I take the change back.", restored)
-            return
+            self._do(f"{self._judge(done.output)}, so I take the change back.", restored)
+            return True
+        return False
 
     def _wrong_texts(self) -> Iterator[tuple[str, str]]:
-        """Other changes of the file with the bug, preferably where the bug is: each with the kind of its mutation."""
+        """Other changes of the file with the bug, half of them where the bug is: each with the kind of its mutation."""
         found = [each for mutations in find_mutations(self._buggy).values() for each in mutations]
         found = self._random.sample(found, len(found))
         texts = [(each.kind, each.apply(self._buggy)) for each in found]
         wrong = [(kind, text) for kind, text in texts if text != self._task.fixed_text]
         near = [each for each in wrong if self._is_near(find_change(self._buggy, each[1]))]
-        yield from [*near, *wrong][:_TRIES]
+        yield from [*near, *wrong][:_TRIES] if self._random.random() < _NEAR else wrong[:_TRIES]
 
     def _is_near(self, change: Change) -> bool:
         return abs(change.start - self._change.start) <= 1
@@ -128,20 +130,25 @@ class _Work:
         """Run the call of the issue; the words that say what came of it."""
         done = self._run(self._check.expected)
         if done is None:
-            return "That was the cause"
-        self._do("I run the call of the issue.", done)
-        return _quote(done.output, "It gives", "It gives what it should") + ", as it should" * (
-            len(done.output) <= _LONGEST_SHOWN
-        )
+            return "That was the cause."
+        self._do("I try the call.", done)
+        return f"{self._judge(done.output)}."
 
-    def _run_tests(self) -> str:
-        """Run the tests of the file with the bug, where there are any."""
+    def _judge(self, output: str) -> str:
+        """What the call gives beside what it should give: a small model compares best what stands side by side."""
+        expected = self._check.expected
+        if max(len(output), len(expected)) <= _LONGEST_SHOWN:
+            return f"It should give `{expected}` and gives `{output}`"
+        return "It gives what it should" if output == expected else "It does not give what it should"
+
+    def _run_tests(self, verdict: str) -> str:
+        """Run the tests of the file with the bug, where there are any; the words that say what came of it."""
         name = self._task.bug_path.rpartition("/")[2]
         path = f"tests/test_{name}"
         if path not in self._testbed.files:
-            return ""
-        self._do("I run the tests of that file, too.", self._testbed.test(path, self._random))
-        return "The tests pass"
+            return verdict
+        self._do(f"{verdict} I run the tests of that file, too.", self._testbed.test(path, self._random))
+        return "The tests pass."
 
     def _run(self, known: str | None = None) -> Done | None:
         return self._testbed.run(self._check, known)
@@ -153,15 +160,10 @@ class _Work:
         return [path for path in self._task.base if path.startswith(f"{self._task.package}/") and path.endswith(".py")]
 
     def _happens(self, chance: float) -> bool:
-        """Whether to take a detour; never more than two, so that the steps suffice and nobody is warned of their end."""
+        """Whether to take a detour; at most two, so that the steps suffice and nobody is warned of their end."""
         taken = self._detours < _MOST_DETOURS and self._random.random() < chance
         self._detours += taken
         return taken
 
     def _do(self, text: str, done: Done, *, taught: bool = True, mends: bool = False) -> None:
         self._turns.append(Turn(text, done.tool, done.arguments, done.observation, taught, mends))
-
-
-def _quote(value: str, lead: str, instead: str) -> str:
-    """`lead` and the value, or `instead` of both where the value is long."""
-    return f"{lead} `{value}`" if len(value) <= _LONGEST_SHOWN else instead

@@ -15,7 +15,6 @@ from harness.starter.generate import Check
 from harness.starter.generate.execution import load_package, observe, run_in
 from harness.starter.generate.family import Probe
 
-
 _SUGGESTING = ("AttributeError", "NameError", "ImportError")
 """Errors behind whose text some versions of Python suggest another name."""
 

@@ -46,7 +46,7 @@ WORDS = "|".join(
 no word holds characters from both sides of the beginning of a run of line ends, so that lines can be cached."""
 
 _MOST_OF_A_LINE = 64
-"""How often training reads the same line: otherwise the task prompt, the same in all episodes, would take the merges."""
+"""How often training reads the same line: otherwise the task prompt, the same everywhere, would take the merges."""
 
 _PACKAGE = re.compile(rf"\b({'|'.join(PACKAGE_FRONT)})({'|'.join(PACKAGE_BACK)})\b")
 _LINE = re.compile(r"\n*[^\n]+|\n+")

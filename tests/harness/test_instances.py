@@ -106,7 +106,7 @@ def test_unknown_id_suggests_the_nearest(tmp_path):
         ("d.parquet", b"no parquet", r"d\.parquet: not a readable parquet file"),
         ("d.jsonl", b'{"a": 1}\n{', r"d\.jsonl: line 2: not JSON"),
         ("d.json", b"\xff", r"d\.json: cannot be read as UTF-8"),
-        ("d.csv", b"a,b", r"d\.csv: a dataset is `starter`, a file ending in"),
+        ("d.csv", b"a,b", r"d\.csv: a dataset is `starter`, `starter-500`, a file ending in"),
     ],
 )
 def test_file_errors(tmp_path, name, data, message):

@@ -5,12 +5,15 @@ families and known pairs of family and kind of bug under held-out names; `mixed`
 that they never have in training; `far` has families of its own.
 """
 
+from typing import Any
+
+from harness.starter.archive import load_archive
 from harness.starter.generate.assembly import assemble
 from harness.starter.generate.instance import Check, GeneratedInstance
 from harness.starter.generate.parts import PARTS
 from harness.starter.generate.rows import to_row
 
-__all__ = ["PARTS", "Check", "GeneratedInstance", "generate", "to_row"]
+__all__ = ["PARTS", "Check", "GeneratedInstance", "generate", "starter_500", "to_row"]
 
 
 def generate(seed: int, part: str) -> GeneratedInstance:
@@ -21,3 +24,8 @@ def generate(seed: int, part: str) -> GeneratedInstance:
     if part not in PARTS:
         raise ValueError(f"part {part!r}; one of {', '.join(PARTS)} would be right")
     return assemble(seed, part)
+
+
+def starter_500() -> list[dict[str, Any]]:
+    """The rows of the committed set, as `load_instances("starter-500")` reads them."""
+    return load_archive()

@@ -38,16 +38,24 @@ Family = Callable[[Draw], Module]
 def write_module(
     draw: Draw, name: str, about: str, template: str, slots: Mapping[str, object], probes: Sequence[Probe | str]
 ) -> Module:
-    """Fill `$slots` into the template; `about` becomes the docstring. In plain style, annotations of functions go."""
-    text = Template(template).substitute({key: str(value) for key, value in slots.items()}).strip("\n")
+    """Fill `$slots` into the template and the probes; `about` becomes the docstring.
+
+    In plain style, annotations of functions go. A module without imports begins two lines below its docstring.
+    """
+    texts = {key: str(value) for key, value in slots.items()}
+    text = Template(template).substitute(texts).strip("\n")
     text = f'"""{about}"""\n\n{text if text.startswith(("import", "from")) else chr(10) + text}\n'
-    # A module that is only functions begins two lines below its docstring, as formatters have it.
     return Module(
         name=name,
         text=strip_annotations(text) if draw.plain else text,
-        probes=tuple(probe if isinstance(probe, Probe) else Probe(probe) for probe in probes),
+        probes=tuple(_fill(probe if isinstance(probe, Probe) else Probe(probe), texts) for probe in probes),
         about=about,
     )
+
+
+def _fill(probe: Probe, texts: Mapping[str, str]) -> Probe:
+    setup = tuple(Template(line).substitute(texts) for line in probe.setup)
+    return Probe(Template(probe.call).substitute(texts), setup)
 
 
 def steps(*setup: str, call: str) -> Probe:

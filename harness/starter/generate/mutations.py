@@ -26,12 +26,19 @@ class Mutation:
 
 
 def find_mutations(source: str) -> dict[str, list[Mutation]]:
-    """Every bug of every kind that the source has a place for, by kind; each parses and differs from the source."""
+    """Every bug of every kind that the source has a place for, by kind.
+
+    Each differs from the source and from the others: what two kinds give alike belongs to the first of them.
+    """
     scopes = read_scopes(source)
     found: dict[str, list[Mutation]] = {}
+    known = {source}
     for kind, finder in FINDERS.items():
         edits = dict.fromkeys(chain.from_iterable(finder(scope) for scope in scopes))
-        mutations = [Mutation(kind, start, end, text) for start, end, text in edits if source[start:end] != text]
-        if mutations:
-            found[kind] = mutations
+        for edit in edits:
+            mutation = Mutation(kind, *edit)
+            text = mutation.apply(source)
+            if text not in known:
+                known.add(text)
+                found.setdefault(kind, []).append(mutation)
     return found

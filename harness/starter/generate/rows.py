@@ -8,28 +8,21 @@ from typing import Any
 
 from harness.starter.catalogue import CREATED_AT, EVAL_TYPE, LOG_PARSER, eval_script
 from harness.starter.generate.instance import GeneratedInstance
-from harness.tree import commit_tree
+from harness.tree import commit_tree, write_tree
 
 
 def commit_files(files: Mapping[str, str]) -> str:
     """The commit id that `harness.tree.commit_tree` gives these files."""
     with tempfile.TemporaryDirectory(prefix="sweq-generate-") as scratch:
-        write_files(files, Path(scratch))
+        write_tree(files, Path(scratch))
         return commit_tree(Path(scratch))
 
 
-def write_files(files: Mapping[str, str], folder: Path) -> None:
-    """Write a tree below `folder`, which exists; `files` maps relative paths to text."""
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="")
-
-
 def to_row(instance: GeneratedInstance) -> dict[str, Any]:
-    """The official columns as `harness.starter.catalogue` fills them, plus `files`, `part`, `family` and `kind`.
+    """The official columns as `harness.starter.catalogue` fills them, plus `tree`, `part`, `family` and `kind`.
 
-    `difficulty` names the part, so that reports that group by difficulty show the parts.
+    `tree` maps the paths of the base tree to text. `difficulty` names the part, so that reports that group by
+    difficulty show the parts.
     """
     base_commit = commit_files(instance.base)
     return {
@@ -50,7 +43,7 @@ def to_row(instance: GeneratedInstance) -> dict[str, Any]:
         "log_parser": LOG_PARSER,
         "eval_type": EVAL_TYPE,
         "image": None,
-        "files": dict(instance.base),
+        "tree": dict(instance.base),
         "part": instance.part,
         "family": instance.family,
         "kind": instance.kind,

@@ -113,7 +113,6 @@ PACKAGE_FRONT = (
     "harbor",
     "market",
     "studio",
-    "market",
     "signal",
     "ticket",
     "kitchen",

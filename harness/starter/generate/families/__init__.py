@@ -1,7 +1,37 @@
 """The families by name: `KNOWN` ones are those of training, `FAR` ones training never sees."""
 
-from harness.starter.generate.families import arithmetic, containers, puzzles, text
+from harness.starter.generate.families import (
+    arithmetic,
+    commands,
+    containers,
+    dates,
+    formatting,
+    machines,
+    parsing,
+    places,
+    prices,
+    puzzles,
+    sequences,
+    stores,
+    text,
+    wording,
+)
 from harness.starter.generate.family import Family
 
-KNOWN: dict[str, Family] = {**arithmetic.FAMILIES, **containers.FAMILIES, **text.FAMILIES}
-FAR: dict[str, Family] = dict(puzzles.FAMILIES)
+_THEMES = (
+    arithmetic,
+    commands,
+    containers,
+    dates,
+    formatting,
+    machines,
+    parsing,
+    prices,
+    sequences,
+    stores,
+    text,
+    wording,
+)
+
+KNOWN: dict[str, Family] = {name: family for theme in _THEMES for name, family in theme.FAMILIES.items()}
+FAR: dict[str, Family] = {**puzzles.FAMILIES, **places.FAMILIES}
