@@ -52,9 +52,11 @@ def check_rule(kind: Rule, device: torch.device) -> None:
 def try_step(model: Nano, tokens: int) -> None:
     """One forward and backward pass over random ids, so that what is compiled is compiled before time counts.
 
-    Where compiling fails, one line says so and the model goes on without it. RuntimeError: the loss is not finite.
+    Where compiling fails, one line says so and the model goes on without it, on a GPU computing layers anew in backward
+    for want of memory. RuntimeError: the loss is not finite.
     """
     started = time.monotonic()
+    model.recompute = not model.functions.compiled and model.lm_head.weight.is_cuda
     try:
         _step(model, tokens)
     except Exception as error:  # the compiler raises what it likes
@@ -62,18 +64,21 @@ def try_step(model: Nano, tokens: int) -> None:
             raise
         reason = (str(error).splitlines() or [""])[0]
         print(f"torch.compile fails here ({type(error).__name__}: {reason}): going on without it", flush=True)
-        model.functions = Functions()
+        model.functions, model.recompute = Functions(), model.lm_head.weight.is_cuda
         _step(model, tokens)
     print(f"first pass: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _step(model: Nano, tokens: int) -> None:
-    device, chunks = model.lm_head.weight.device, 9
+def random_batch(tokens: int, chunks: int, device: torch.device) -> tuple[Tensor, ...]:
+    """What `Nano.forward` takes: texts of `chunks` chunks of random ids, every fifth token trained."""
     texts = max(2, tokens // (chunks * CHUNK))
-    token_ids = torch.randint(0, model.config.vocab_size, (texts, chunks, CHUNK), device=device)
+    token_ids = torch.randint(0, model_config().vocab_size, (texts, chunks, CHUNK), device=device)
     places = torch.arange(0, token_ids.numel() - 1, 5, device=device)
-    valid = torch.ones(token_ids.shape, device=device)
-    seen = model(token_ids, valid, places, token_ids.flatten()[places + 1])
+    return token_ids, torch.ones(token_ids.shape, device=device), places, token_ids.flatten()[places + 1]
+
+
+def _step(model: Nano, tokens: int) -> None:
+    seen = model(*random_batch(tokens, 9, model.lm_head.weight.device))
     loss = seen.losses.mean() + seen.routers.sum()
     loss.backward()
     if not math.isfinite(loss.item()):

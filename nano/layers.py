@@ -70,7 +70,9 @@ def causal_conv(x: Tensor, weight: Tensor) -> Tensor:
     reach = taps.shape[1] - 1
     length = x.shape[1] * x.shape[2]
     padded = F.pad(x.flatten(1, 2), (0, 0, reach, 0)).float()
-    mixed = sum((padded[:, tap : tap + length] * taps[:, tap] for tap in range(reach + 1)), start=torch.zeros(()))
+    mixed = padded[:, reach:] * taps[:, reach]
+    for tap in range(reach):
+        mixed = mixed + padded[:, tap : tap + length] * taps[:, tap]
     return F.silu(mixed).view(x.shape)
 
 

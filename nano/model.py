@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from engine.config import ModelConfig
 from engine.errors import UserError
@@ -240,6 +241,7 @@ class Nano(nn.Module):
         config = model_config(values)
         self.values, self.numbers = dict(values), Numbers(config, dtype)
         self.functions, self.rule = Functions(compiled), DeltaRule(rule)
+        self.recompute = False  # keep only the stream between layers for backward: slower, in a fraction of the memory
         self.model = Body(config)
         self.lm_head = Weight(config.vocab_size, config.hidden_size)
 
@@ -255,7 +257,8 @@ class Nano(nn.Module):
         h = nn.functional.embedding(token_ids, self.model.embed_tokens.weight)
         losses, shares = [], []
         for layer in self.model.layers:
-            h, loss, share = layer(h, valid, self.functions, self.numbers, self.rule)
+            inputs = (h, valid, self.functions, self.numbers, self.rule)
+            h, loss, share = checkpoint(layer, *inputs, use_reentrant=False) if self.recompute else layer(*inputs)
             losses.append(loss)
             shares.append(share)
         return h, torch.stack(losses).mean(0), torch.stack(shares)

@@ -80,6 +80,20 @@ def test_gradients_equal_transformers() -> None:
         assert ((ours[name].grad - weight.grad).abs().max() / scale) < 2e-3, name
 
 
+def test_recomputing_layers_changes_no_gradient() -> None:
+    ids = text(4 * CHUNK).view(2, 2, CHUNK)
+    places = torch.arange(100)
+    grads = []
+    for recompute in (False, True):
+        model = scrambled(SMALL)
+        model.recompute = recompute
+        model(ids, torch.ones(ids.shape), places, ids.flatten()[places + 1]).losses.mean().backward()
+        grads.append([weight.grad for weight in model.parameters()])
+    for mine, again in zip(*grads, strict=True):
+        assert mine is not None
+        assert torch.allclose(mine, again)
+
+
 def by_steps(q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor) -> Tensor:
     """The rule token by token, in float64: the formula itself."""
     q, k, v, g, beta = (x.double().flatten(1, 2) for x in (q, k, v, g, beta))
