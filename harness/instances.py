@@ -49,7 +49,8 @@ def load_instances(dataset: str, ids: Sequence[str] = (), limit: int | None = No
     """Instances of `dataset`, in its order: those named by `ids` (all if empty), then at most `limit` of them.
 
     `dataset` is `starter` or `starter-500` (the bundled sets), a .parquet, .json or .jsonl file with the official
-    columns, or a hub id (its `test` split). Raises `UserError` naming the dataset, the row and the column for anything that is not right.
+    columns, or a hub id (its `test` split). Raises `UserError` naming the dataset, the row and the column for anything
+    that is not right.
     """
     instances = [_read_row(row, f"{dataset}: row {number}") for number, row in enumerate(_load_rows(dataset), start=1)]
     if not instances:

@@ -8,6 +8,13 @@ COMMAND_TIMEOUT = 20.0
 """`agent.step_limit` and `agent.command_timeout` (seconds) of every configuration that runs sweq-nano: the task prompt
 names both, and the model has read no others."""
 
+LONGEST_OBSERVATION = 4000
+"""Characters. With an `agent.observation_limit` below this, the model would be shown files with a gap, which it has
+never read."""
+
+LONGEST_CONTEXT = 4096
+"""Tokens that a conversation has room in, the longest of training and a few answers more."""
+
 
 @dataclass(frozen=True)
 class Turn:

@@ -29,7 +29,7 @@ def make_conversation(seed: int, part: str = "train") -> Conversation:
 
 
 def make_episode(seed: int, part: str = "train") -> Episode:
-    """`make_conversation`, tokenized. The same seed and part give the same episode on every machine."""
+    """`make_conversation`, tokenized. The same seed and part give the same episode in every process."""
     return tokenize(make_conversation(seed, part))
 
 

@@ -1,16 +1,20 @@
 """Episodes as data: what is learnt of them, that a seed decides them, and what it takes to make them."""
 
+import json
 import subprocess
 import sys
 from itertools import islice
 
 import numpy as np
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
+from engine.text.chat import ChatTemplate
+from engine.text.history import TurnHistory, build_prompt
 from engine.text.tool_calls import find_syntax
 from harness.agent.schemas import TOOLS
-from nano.data.conversation import STEP_LIMIT
+from nano.data.conversation import COMMAND_TIMEOUT, LONGEST_CONTEXT, LONGEST_OBSERVATION, STEP_LIMIT
 from nano.data.episodes import episode_stream, make_conversation, make_episode
 from nano.data.render import render, to_messages, tokenize
 from nano.data.tokenizer import MODEL, VOCABULARY, LineEncoder, load_tokenizer, train_tokenizer
@@ -82,6 +86,21 @@ def test_answers_are_few_and_nobody_is_warned_of_the_end(conversations):
     assert all(each.turns[-1].tool == "submit" for each in conversations)
 
 
+def test_configurations_of_the_model_are_as_it_was_trained(conversations, episodes):
+    assert max(len(turn.observation) for each in conversations for turn in each.turns) <= LONGEST_OBSERVATION
+    assert max(len(episode.token_ids) for episode in episodes) < 0.75 * LONGEST_CONTEXT
+    files = {file.name: yaml.safe_load(file.read_text()) for file in (MODEL.parents[1] / "configs").glob("*.yaml")}
+    configs = {name: config for name, config in files.items() if str(config.get("model", "")).endswith("nano/model")}
+    if not configs:
+        pytest.skip("no configuration runs sweq-nano yet")
+    for name, config in configs.items():
+        agent = config["agent"]
+        given = agent.get("profile", "tools"), agent["step_limit"], agent["command_timeout"]
+        assert given == ("tools", STEP_LIMIT, COMMAND_TIMEOUT), name
+        assert agent.get("observation_limit", 10_000) >= LONGEST_OBSERVATION, name
+        assert config.get("endpoint", {}).get("max_context", LONGEST_CONTEXT) >= LONGEST_CONTEXT, name
+
+
 def test_ids_are_those_of_the_engine_and_of_transformers(conversations, episodes):
     theirs = AutoTokenizer.from_pretrained(MODEL)
     for conversation, episode in zip(conversations[:12], episodes, strict=False):
@@ -90,6 +109,27 @@ def test_ids_are_those_of_the_engine_and_of_transformers(conversations, episodes
         rendered = theirs.apply_chat_template(to_messages(conversation)[:-1], tools=list(TOOLS), tokenize=False)
         assert rendered == text
         assert theirs.encode(text, add_special_tokens=False) == episode.token_ids.tolist()
+
+
+def test_prompts_without_replay_have_the_same_ids(conversations, episodes):
+    """As after a restart of the server: earlier answers come back as text and calls, and are tokenized anew."""
+    template = ChatTemplate((MODEL / "chat_template.jinja").read_text(), load_tokenizer().special_tokens)
+    for conversation, episode in zip(conversations[:12], episodes, strict=False):
+        messages = [with_json_arguments(message) for message in to_messages(conversation)]
+        for at in (at for at, message in enumerate(messages) if message["role"] == "assistant"):
+            prompt = build_prompt(template, load_tokenizer(), TurnHistory(), messages[:at], list(TOOLS))
+            assert prompt.replayed_turns == 0
+            assert prompt.ids == episode.token_ids[: len(prompt.ids)].tolist()
+
+
+def with_json_arguments(message):
+    """The message with its calls' arguments as the text that stands on the wire."""
+    functions = [call["function"] for call in message.get("tool_calls", [])]
+    calls = [
+        {"type": "function", "function": {**function, "arguments": json.dumps(function["arguments"])}}
+        for function in functions
+    ]
+    return {**message, "tool_calls": calls} if calls else message
 
 
 @pytest.mark.parametrize(

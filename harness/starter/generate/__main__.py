@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from harness.errors import UserError
 from harness.starter.archive import ARCHIVE, load_archive, write_archive
@@ -24,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_archive(rows)
         print(f"{ARCHIVE.name}: wrote {counts}; {ARCHIVE.stat().st_size:,} bytes")
         return 0
-    stale = [new["instance_id"] for new, old in zip(rows, load_archive(), strict=True) if new != old]
-    print(f"{ARCHIVE.name}: {counts}; {f'{len(stale)} stale, first {stale[0]}' if stale else 'up to date'}")
+    stale = [new or old for new, old in zip_longest(rows, load_archive()) if new != old]
+    news = f"{len(stale)} stale, first {stale[0]['instance_id']}" if stale else "up to date"
+    print(f"{ARCHIVE.name}: {counts}; {news}")
     return int(bool(stale))
 
 

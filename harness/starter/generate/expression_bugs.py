@@ -70,7 +70,7 @@ def _between(scope: Scope, left: ast.expr, right: ast.expr, old: str, new: str) 
 
 def wrong_comparison(scope: Scope) -> Iterator[Edit]:
     """`<` for `<=` and the like."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if isinstance(node, ast.Compare):
             operands = [node.left, *node.comparators]
             for operator, left, right in zip(node.ops, operands, operands[1:], strict=False):
@@ -81,7 +81,7 @@ def wrong_comparison(scope: Scope) -> Iterator[Edit]:
 
 def wrong_operator(scope: Scope) -> Iterator[Edit]:
     """`+` for `-` and the like, in expressions and in `+=`."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if isinstance(node, ast.BinOp):
             old, others = _OPERATORS.get(type(node.op), ("", ()))
             for new in others:
@@ -94,7 +94,7 @@ def wrong_operator(scope: Scope) -> Iterator[Edit]:
 
 def wrong_logic(scope: Scope) -> Iterator[Edit]:
     """`and` for `or`, `or` for `and`."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if isinstance(node, ast.BoolOp):
             old, new = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
             if len(node.values) == 2 and (edit := _between(scope, node.values[0], node.values[1], old, new)):
@@ -103,8 +103,8 @@ def wrong_logic(scope: Scope) -> Iterator[Edit]:
 
 def off_by_one(scope: Scope) -> Iterator[Edit]:
     """An integer constant that is one too large or too small; bounds of slices and ranges are `wrong_bound`."""
-    bounds = {id(each) for node in scope.nodes() for each in _bounds(node)}
-    for node in scope.nodes():
+    bounds = {id(each) for node in scope.nodes for each in _bounds(node)}
+    for node in scope.nodes:
         if isinstance(node, ast.Constant) and type(node.value) is int and id(node) not in bounds:
             start, end = scope.span(node)
             if scope.source[start:end] != str(node.value):
@@ -126,7 +126,7 @@ def _bounds(node: ast.AST) -> list[ast.expr]:
 
 def wrong_bound(scope: Scope) -> Iterator[Edit]:
     """An index, or the bound of a slice or range, that is one off or at the other end."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
             targets = [part for part in (node.slice.lower, node.slice.upper) if part is not None]
         elif isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Tuple):
@@ -161,14 +161,14 @@ def _shift(scope: Scope, target: ast.expr) -> Iterator[Edit]:
 
 def swapped_arguments(scope: Scope) -> Iterator[Edit]:
     """Two neighbouring positional arguments of a call in the wrong order."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if isinstance(node, ast.Call):
             yield from (_swap(scope, *pair) for pair in zip(node.args, node.args[1:], strict=False))
 
 
 def swapped_operands(scope: Scope) -> Iterator[Edit]:
     """The operands of an operator that is not commutative, or of a comparison, in the wrong order."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if isinstance(node, ast.BinOp):
             left, right = node.left, node.right
             ordered = isinstance(node.op, _UNORDERED) or (isinstance(node.op, ast.Add) and _is_text(left, right))
@@ -194,7 +194,7 @@ def _swap(scope: Scope, left: ast.expr, right: ast.expr) -> Edit:
 
 def wrong_method(scope: Scope) -> Iterator[Edit]:
     """A method or built-in function that does the opposite or nearly the same."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if not isinstance(node, ast.Call):
             continue
         start, end = scope.span(node.func)
@@ -206,7 +206,7 @@ def wrong_method(scope: Scope) -> Iterator[Edit]:
 
 def negated_condition(scope: Scope) -> Iterator[Edit]:
     """A condition that holds exactly when it should not."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if isinstance(node, ast.If | ast.While | ast.IfExp):
             yield _negate(scope, node.test)
         elif isinstance(node, ast.comprehension):
@@ -215,8 +215,18 @@ def negated_condition(scope: Scope) -> Iterator[Edit]:
             yield _negate(scope, node.value)
 
 
-_OPPOSITES = {ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.In: ("in", "not in"), ast.NotIn: ("not in", "in")}
-_IDENTITY = {ast.Is: ("is", "is not"), ast.IsNot: ("is not", "is")}
+_OPPOSITES: dict[type[ast.cmpop], tuple[str, str]] = {
+    ast.Eq: ("==", "!="),
+    ast.NotEq: ("!=", "=="),
+    ast.In: ("in", "not in"),
+    ast.NotIn: ("not in", "in"),
+    ast.Is: ("is", "is not"),
+    ast.IsNot: ("is not", "is"),
+    ast.Lt: ("<", ">="),
+    ast.LtE: ("<=", ">"),
+    ast.Gt: (">", "<="),
+    ast.GtE: (">=", "<"),
+}
 
 
 def _negate(scope: Scope, test: ast.expr) -> Edit:
@@ -224,9 +234,8 @@ def _negate(scope: Scope, test: ast.expr) -> Edit:
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return start, end, scope.text(test.operand)
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
-        table = {**_OPPOSITES, **_IDENTITY}
-        old, new = table.get(type(test.ops[0]), ("", ""))
-        if old and (edit := _between(scope, test.left, test.comparators[0], old, new)):
+        old, new = _OPPOSITES[type(test.ops[0])]
+        if edit := _between(scope, test.left, test.comparators[0], old, new):
             return edit
     text = scope.text(test)
     simple = isinstance(test, ast.Name | ast.Attribute | ast.Call | ast.Subscript)
@@ -235,8 +244,8 @@ def _negate(scope: Scope, test: ast.expr) -> Edit:
 
 def wrong_variable(scope: Scope) -> Iterator[Edit]:
     """Another variable of the function, or another attribute of the object, in place of the right one."""
-    loads = [node for node in scope.nodes() if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
-    stores = {node.id for node in scope.nodes() if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    loads = [node for node in scope.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+    stores = {node.id for node in scope.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     arguments = [each.arg for each in (*scope.node.args.args, *scope.node.args.kwonlyargs) if each.arg != "self"]
     local = sorted({*arguments, *stores})
     for node in loads:
@@ -244,7 +253,7 @@ def wrong_variable(scope: Scope) -> Iterator[Edit]:
             yield from ((*scope.span(node), other) for other in local if other != node.id)
     attributes = [
         node
-        for node in scope.nodes()
+        for node in scope.nodes
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
     ]
     known = _attributes(scope.owner)

@@ -1,7 +1,6 @@
 """What the kinds of bug ask about a function of the source."""
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -17,25 +16,17 @@ class Scope:
     node: FunctionNode
     owner: ast.ClassDef | None
     starts: list[int]
-    body: list[ast.stmt] = field(init=False)
+    nodes: list[ast.AST] = field(init=False)
+    """Every node of the body, docstring and annotations apart."""
+    blocks: list[list[ast.stmt]] = field(init=False)
+    """Every list of statements in the body."""
 
     def __post_init__(self) -> None:
         body = self.node.body
-        self.body = body[1:] if ast.get_docstring(self.node) is not None else body
-
-    def nodes(self) -> Iterator[ast.AST]:
-        """Every node of the body, docstring and annotations apart."""
-        for statement in self.body:
-            yield from ast.walk(statement)
-
-    def blocks(self) -> Iterator[list[ast.stmt]]:
-        """Every list of statements in the body."""
-        yield self.body
-        for node in self.nodes():
-            for name in ("body", "orelse"):
-                block = getattr(node, name, None)
-                if isinstance(block, list) and block:
-                    yield block
+        body = body[1:] if ast.get_docstring(self.node) is not None else body
+        self.nodes = [node for statement in body for node in ast.walk(statement)]
+        inner = (getattr(node, name, None) for node in self.nodes for name in ("body", "orelse"))
+        self.blocks = [body, *(block for block in inner if isinstance(block, list) and block)]
 
     def span(self, node: ast.expr | ast.stmt | ast.arg) -> Position:
         """Offsets of the node's first character and of the one after its last."""

@@ -36,7 +36,7 @@ def wrong_default(scope: Scope) -> Iterator[Edit]:
 
 def lost_return(scope: Scope) -> Iterator[Edit]:
     """A `return` that is gone: the value is computed and dropped."""
-    for block in scope.blocks():
+    for block in scope.blocks:
         for statement in block:
             if not isinstance(statement, ast.Return) or statement.value is None:
                 continue
@@ -49,7 +49,7 @@ def lost_return(scope: Scope) -> Iterator[Edit]:
 
 def wrong_exception(scope: Scope) -> Iterator[Edit]:
     """Another exception raised or caught than the right one."""
-    for node in scope.nodes():
+    for node in scope.nodes:
         if isinstance(node, ast.Raise):
             target = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         else:
@@ -60,7 +60,7 @@ def wrong_exception(scope: Scope) -> Iterator[Edit]:
 
 def missing_guard(scope: Scope) -> Iterator[Edit]:
     """An `if` that returns, raises or goes on early is missing."""
-    for block in scope.blocks():
+    for block in scope.blocks:
         for statement in block:
             if not isinstance(statement, ast.If) or statement.orelse or len(block) < 2:
                 continue
@@ -78,7 +78,7 @@ def _is_if(scope: Scope, statement: ast.stmt) -> bool:
 
 def missing_update(scope: Scope) -> Iterator[Edit]:
     """A statement that keeps a counter, a cache or a list up to date is missing."""
-    for block in scope.blocks():
+    for block in scope.blocks:
         for statement in block:
             if len(block) > 1 and _updates(statement):
                 yield (*scope.lines(statement), "")

@@ -39,9 +39,7 @@ def _write_init(draw: Draw, package: str, about: str, modules: Sequence[Module])
     if draw.flip(0.7):
         return text
     imports = [f"from {package}.{each.name} import {', '.join(sorted(public_names(each.text)))}" for each in modules]
-    names = sorted(name for each in modules for name in public_names(each.text))
-    exported = ", ".join(f'"{name}"' for name in names)
-    return text + "\n" + "\n".join(imports) + f"\n\n__all__ = [{exported}]\n"
+    return text + "\n" + "\n".join(imports) + "\n"
 
 
 def diff_file(path: str, before: str | None, after: str) -> str:
