@@ -17,7 +17,8 @@ INTRODUCTION = """\
 # sweq-nano
 
 A Qwen3-Next-architecture model of {parameters:.1f} million parameters, in bfloat16: {layers} layers, three of
-Gated DeltaNet to one of gated attention, each with {experts} experts, of which a token takes {chosen}, and a shared one.
+Gated DeltaNet to one of gated attention, each with {experts} experts, of which a token takes {chosen}, and a shared
+one.
 
 It is a demonstration and a test instrument. It was trained on generated episodes and codes nothing else: in each, an
 agent repairs one bug of a small generated Python package through tool calls.
