@@ -75,6 +75,26 @@ def names_used(probe: Probe, known: Sequence[str]) -> list[str]:
     return sorted(name for name in known if name in words)
 
 
+def subject_of(probe: Probe) -> str:
+    """The function, method or class whose result the probe's expression shows: its outermost call."""
+    node: ast.AST = ast.parse(probe.call, mode="eval").body
+    while not isinstance(node, ast.Call):
+        if isinstance(node, ast.Attribute | ast.Subscript):
+            node = node.value
+        elif isinstance(node, ast.List | ast.Tuple):
+            node = node.elts[-1]
+        elif isinstance(node, ast.ListComp):
+            node = node.elt
+        else:
+            raise ValueError(f"no call in {probe.call!r}")
+    if isinstance(node.func, ast.Name):
+        inner = node.args[0] if node.args else node
+        plain = node.func.id in {"list", "len", "sorted", "dict", "str"}
+        return subject_of(Probe(ast.unparse(inner))) if plain else node.func.id
+    assert isinstance(node.func, ast.Attribute)
+    return node.func.attr
+
+
 def strip_annotations(text: str) -> str:
     """The text without the annotations of parameters, results and attributes; dataclass fields keep theirs."""
     lines = text.split("\n")

@@ -33,5 +33,5 @@ _THEMES = (
     wording,
 )
 
-KNOWN: dict[str, Family] = {name: family for theme in _THEMES for name, family in theme.FAMILIES.items()}
-FAR: dict[str, Family] = {**puzzles.FAMILIES, **places.FAMILIES}
+KNOWN: dict[str, Family] = dict(sorted(pair for theme in _THEMES for pair in theme.FAMILIES.items()))
+FAR: dict[str, Family] = dict(sorted({**puzzles.FAMILIES, **places.FAMILIES}.items()))

@@ -87,4 +87,146 @@ def bounded_stack(draw: Draw) -> Module:
     return write_module(draw, name, f"A stack of {thing.many}.", _STACK, slots, probes)
 
 
-FAMILIES: dict[str, Family] = {"bounded_stack": bounded_stack}
+_HISTORY = '''
+class $History:
+    """$doc"""
+
+    def __init__(self, $state: str = "$empty") -> None:
+        self.$state = $state
+        self._past: list[str] = []
+        self._future: list[str] = []
+
+    def $change(self, $state: str) -> str:
+        """Set a new text; what was undone before cannot be redone any more."""
+        if $state == self.$state:
+            return self.$state
+        self._past.append(self.$state)
+        self._future.clear()
+        self.$state = $state
+        return self.$state
+
+    def $undo(self) -> str:
+        """Go back to the text before; the first one stays."""
+        if self._past:
+            self._future.append(self.$state)
+            self.$state = self._past.pop()
+        return self.$state
+
+    def $redo(self) -> str:
+        """Take the last undo back, if there was one."""
+        if self._future:
+            self._past.append(self.$state)
+            self.$state = self._future.pop()
+        return self.$state
+'''
+
+
+def undo_history(draw: Draw) -> Module:
+    """Undo and redo."""
+    thing = draw.thing()
+    slots = {
+        "History": draw.camel((thing.one,), ("history", "editor", "journal", "draft")),
+        "state": draw.pick("state", "text", "current"),
+        "empty": draw.pick("new", "empty", "blank"),
+        "change": draw.pick("change", "set", "edit"),
+        "undo": draw.pick("undo", "back"),
+        "redo": draw.pick("redo", "forward"),
+        "doc": draw.pick(f"The text of a {thing.one} with undo and redo.", f"A {thing.one} that remembers its texts."),
+    }
+    var = draw.pick("draft", "history", "paper")
+    a, b, c = draw.words(3)
+    new = f"{var} = $History('{a}')"
+    one, two = f"{var}.$change('{b}')", f"{var}.$change('{c}')"
+    undo, redo = f"{var}.$undo()", f"{var}.$redo()"
+    probes = [
+        steps(new, call=one),
+        steps(new, one, call=undo),
+        steps(new, one, two, call=undo),
+        steps(new, one, two, undo, call=undo),
+        steps(new, call=undo),
+        steps(new, one, undo, call=redo),
+        steps(new, one, two, undo, undo, call=redo),
+        steps(new, one, undo, two, call=redo),
+        steps(new, one, undo, redo, call=undo),
+        steps(new, one, one, call=undo),
+        steps(new, one, undo, undo, redo, call=redo),
+        steps(f"{var} = $History()", one, call=undo),
+        steps(f"{var} = $History()", call=redo),
+    ]
+    name = draw.pick("history", "undoing", "drafts")
+    return write_module(draw, name, f"Changes of a {thing.one}.", _HISTORY, slots, probes)
+
+
+_INDEX = '''
+class $Index:
+    """$doc"""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def $add(self, key: str, name: str) -> bool:
+        """Put a name under a key; False if it was there already."""
+        names = self._names.setdefault(key, [])
+        if name in names:
+            return False
+        names.append(name)
+        return True
+
+    def $remove(self, key: str, name: str) -> None:
+        """Take a name away; raises KeyError if it is not there. Keys without names go."""
+        if name not in self._names.get(key, []):
+            raise KeyError(name)
+        self._names[key].remove(name)
+        if not self._names[key]:
+            del self._names[key]
+
+    def $keys(self, name: str) -> list[str]:
+        """The keys that have this name, sorted."""
+        return sorted(key for key, names in self._names.items() if name in names)
+
+    def $size(self) -> int:
+        """How many keys there are."""
+        return len(self._names)
+'''
+
+
+def group_index(draw: Draw) -> Module:
+    """Names under keys."""
+    thing = draw.thing()
+    slots = {
+        "Index": draw.camel((thing.one,), ("index", "groups", "catalog", "register")),
+        "add": draw.pick("add", "file", "assign"),
+        "remove": draw.pick("remove", "discard", "withdraw"),
+        "keys": draw.glue((thing.one,), ("keys", "groups", "places")),
+        "size": draw.pick("size", "count"),
+        "doc": draw.pick(f"Which names belong to which {thing.one}.", f"An index of names by {thing.one}."),
+    }
+    var = draw.pick("index", "groups", "book")
+    k, m = draw.sample(["red", "blue", "green", "black", "white"], 2)
+    a, b = draw.words(2)
+    new = f"{var} = $Index()"
+    one, two, three = f"{var}.$add('{k}', '{a}')", f"{var}.$add('{m}', '{a}')", f"{var}.$add('{k}', '{b}')"
+    probes = [
+        steps(new, call=one),
+        steps(new, one, call=one),
+        steps(new, one, call=two),
+        steps(new, two, one, call=f"{var}.$keys('{a}')"),
+        steps(new, one, two, three, call=f"{var}.$keys('{b}')"),
+        steps(new, one, call=f"{var}.$keys('{b}')"),
+        steps(new, one, two, call=f"{var}.$size()"),
+        steps(new, one, three, call=f"{var}.$size()"),
+        steps(new, one, three, f"{var}.$remove('{k}', '{a}')", call=f"{var}.$keys('{a}')"),
+        steps(new, one, two, f"{var}.$remove('{k}', '{a}')", call=f"{var}.$size()"),
+        steps(new, one, three, f"{var}.$remove('{k}', '{b}')", call=f"{var}.$size()"),
+        steps(new, one, call=f"{var}.$remove('{k}', '{b}')"),
+        steps(new, call=f"{var}.$remove('{k}', '{b}')"),
+    ]
+    name = draw.pick("index", "groups", "register")
+    return write_module(draw, name, f"Names by {thing.one}.", _INDEX, slots, probes)
+
+
+FAMILIES: dict[str, Family] = {
+    "bounded_stack": bounded_stack,
+    "undo_history": undo_history,
+    "group_index": group_index,
+}
