@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.weights.files import read_json, replacing
-from nano.shape import NANO
 
 INTRODUCTION = """\
 # sweq-nano
 
-A Qwen3-Next-architecture model of {parameters:.1f} million parameters, in bfloat16: {layers} layers, three of
-Gated DeltaNet to one of gated attention, each with {experts} experts, of which a token takes {chosen}, and a shared
-one.
+A Qwen3-Next-architecture model of {parameters:.1f} million parameters, in bfloat16: {num_hidden_layers} layers, three
+of Gated DeltaNet to one of gated attention, each with {num_experts} experts, of which a token takes
+{num_experts_per_tok}, and a shared one.
 
 It is a demonstration and a test instrument. It was trained on generated episodes and codes nothing else: in each, an
 agent repairs one bug of a small generated Python package through tool calls.
@@ -27,8 +26,8 @@ agent repairs one bug of a small generated Python package through tool calls.
 
 def card(record: Mapping[str, Any], levels: Mapping[str, Any] | None = None) -> str:
     """The card as Markdown. `record` is a run's record.json; `levels` maps level -> part -> figures."""
-    shape = {"layers": NANO["num_hidden_layers"], "experts": NANO["num_experts"], "chosen": NANO["num_experts_per_tok"]}
-    parts = [INTRODUCTION.format(**shape, parameters=record["parameters"] / 1e6), "\n".join(_training(record))]
+    introduction = INTRODUCTION.format(**record["shape"], parameters=record["parameters"] / 1e6)
+    parts = [introduction, "\n".join(_training(record))]
     if record["held_out"]:
         parts.append("\n".join(_held_out(record["held_out"])))
         parts.append("\n".join(_shares(record["held_out"])))

@@ -35,6 +35,7 @@ from nano.validation import Validation
 BALANCE, ROUTER_Z = 0.01, 0.001
 """What the routers' two losses count beside the mean loss of a token."""
 WARM_UP = 0.02
+SHAPE_KEYS = ("num_hidden_layers", "hidden_size", "num_experts", "num_experts_per_tok", "vocab_size")
 SEEDS_APART = 1_000_000_000
 """Between the data of runs with consecutive --seed."""
 
@@ -170,6 +171,7 @@ class Trainer:
             "minutes": options.minutes, "seed": options.seed, "first_data_seed": options.seed * SEEDS_APART,
             "tokens_per_step": options.tokens, "rates": asdict(options.rates), "delta": options.delta,
             "compiled": self.model.functions.compiled, "init": str(options.init) if options.init else None,
+            "shape": {key: self.model.values[key] for key in SHAPE_KEYS},
             "parameters": sum(weight.numel() for weight in self.model.parameters()),
         }  # fmt: skip
         write_record(options.out, facts | {"progress": asdict(progress), "held_out": figures})
@@ -220,7 +222,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--minutes", type=float, required=True, help="of training, from the first step")
     parser.add_argument("--out", type=Path, required=True, help="directory of checkpoints, log, record and model")
     parser.add_argument("--resume", action="store_true", help="go on from --out's checkpoint")
-    parser.add_argument("--init", type=Path, help="an exported model to start from")
+    parser.add_argument(
+        "--init", type=Path, help="an exported model to start from; give another --seed for other episodes"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and data")
     parser.add_argument(
         "--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2), help="processes making episodes"

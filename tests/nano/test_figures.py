@@ -55,6 +55,7 @@ def test_the_card_shows_what_was_recorded() -> None:
     record = {
         "command": "python -m nano.train --minutes 20", "commit": "abc", "device": "some GPU", "torch": "2.11",
         "seed": 3, "first_data_seed": 3000, "tokens_per_step": 131072, "init": None, "parameters": 11_270_000,
+        "shape": {"num_hidden_layers": 8, "num_experts": 8, "num_experts_per_tok": 2},
         "rates": {"muon": 0.02, "embedding": 0.01, "rest": 0.004},
         "progress": {"elapsed": 1200.0, "step": 7000, "episodes": 500000, "tokens": 9e8, "trained_tokens": 2e8},
         "held_out": {"near": part | {"shares": [[0.25, 0.75], [0.5, 0.5]]}},
