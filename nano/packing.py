@@ -3,7 +3,7 @@
 import multiprocessing
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,8 @@ POOL = 1024
 """Seeds whose episodes are sorted by length together; batches are drawn from within a pool."""
 WIDTH = 2 * CHUNK
 """Rows are padded to a multiple of this many tokens."""
+PATIENCE = 120.0
+"""Seconds that training waits for the episodes of one task before it goes on without them."""
 _TASK = 32
 _TASKS_AHEAD = 3
 _MOST_FAILED = 0.02
@@ -128,7 +130,7 @@ class Source:
                 yield from self._of_pool(number, pool, skip)
         finally:
             if executor is not None:
-                executor.shutdown(wait=False, cancel_futures=True)
+                _end(executor)
 
     def _of_pool(self, number: int, pool: Sequence[Episode], skip: int) -> Iterator[Batch]:
         groups = arrange([len(episode.token_ids) for episode in pool], self.tokens)
@@ -138,7 +140,7 @@ class Source:
             after = Position(number + 1) if last else Position(number, place + 1)
             yield pack([pool[index] for index in groups[order[place]]], after)
 
-    def _pools(self, executor: ProcessPoolExecutor | None, first: int) -> Iterator[list[Episode]]:
+    def _pools(self, executor: Executor | None, first: int) -> Iterator[list[Episode]]:
         results = self._results(executor, self.first_seed + first * POOL)
         while True:
             pool: list[Episode] = []
@@ -150,17 +152,29 @@ class Source:
                 pool += short
             yield pool
 
-    def _results(self, executor: ProcessPoolExecutor | None, seed: int) -> Iterator[tuple[list[Episode], list[str]]]:
-        waiting: deque[Future[tuple[list[Episode], list[str]]]] = deque()
+    def _results(self, executor: Executor | None, seed: int) -> Iterator[tuple[list[Episode], list[str]]]:
+        waiting: deque[tuple[int, Future[tuple[list[Episode], list[str]]]]] = deque()
         while True:
             if executor is None:
                 yield make_many(seed, _TASK, self.part)
                 seed += _TASK
                 continue
             while len(waiting) < self.workers * _TASKS_AHEAD:
-                waiting.append(executor.submit(make_many, seed, _TASK, self.part))
+                waiting.append((seed, executor.submit(make_many, seed, _TASK, self.part)))
                 seed += _TASK
-            yield waiting.popleft().result()
+            first, task = waiting.popleft()
+            try:
+                yield task.result(PATIENCE)
+            except TimeoutError:  # its process is lost to us, but the others go on
+                yield [], [f"{self.part} seeds from {first}: nothing after {PATIENCE:g} s"] * _TASK
+
+
+def _end(executor: ProcessPoolExecutor) -> None:
+    """End its processes now: one that hangs would keep this program from ending (Python 3.14 has `kill_workers`)."""
+    workers = list((executor._processes or {}).values())
+    executor.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.kill()
 
 
 def make_many(first: int, count: int, part: str) -> tuple[list[Episode], list[str]]:

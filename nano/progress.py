@@ -94,17 +94,17 @@ def drop_log_after(out: Path, step: int) -> None:
 
 
 def write_record(out: Path, values: Mapping[str, Any]) -> None:
-    """Write `out`/record.json, with the machine, the command and the commit."""
+    """Write `out`/record.json, with the machine, the command and, where `values` name none, the commit."""
     machine = {
         "command": "python -m nano.train " + " ".join(sys.argv[1:]),
-        "commit": _commit(),
+        "commit": values["commit"] or _commit(),
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    write_json(out / RECORD, machine | dict(values))
+    write_json(out / RECORD, dict(values) | machine)
 
 
 def _commit() -> str:

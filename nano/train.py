@@ -60,6 +60,7 @@ class Options:
     save_every: float = 120.0
     log_every: int = 50
     max_steps: int | None = None
+    commit: str = ""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -174,7 +175,7 @@ class Trainer:
             "shape": {key: self.model.values[key] for key in SHAPE_KEYS},
             "parameters": sum(weight.numel() for weight in self.model.parameters()),
         }  # fmt: skip
-        write_record(options.out, facts | {"progress": asdict(progress), "held_out": figures})
+        write_record(options.out, facts | {"commit": options.commit, "progress": asdict(progress), "held_out": figures})
 
 
 def _in_words(figures: dict[str, dict[str, Any]]) -> str:
@@ -241,6 +242,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--log-every", type=int, default=50, help="steps")
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds")
     parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--commit", default="", help="of this source, where git cannot tell")
     given = vars(parser.parse_args(arguments))
     scale = given.pop("adam_rate") / Rates.rest
     rates = Rates(given.pop("muon_rate"), Rates.embedding * scale, Rates.head * scale, Rates.rest * scale)
