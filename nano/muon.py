@@ -95,12 +95,13 @@ def _grad(parameter: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rates:
-    """Peak learning rates."""
+    """Peak learning rates. In 70 steps of a small model, lower ones of AdamW learned much less, and Muon's from 0.01 to
+    0.04 made little difference."""
 
     muon: float = 0.02
-    embedding: float = 0.01
-    head: float = 0.004
-    rest: float = 0.004
+    embedding: float = 0.02
+    head: float = 0.008
+    rest: float = 0.006
 
 
 class Optimizers:
