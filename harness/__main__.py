@@ -103,8 +103,27 @@ def rubrics(
     elif answers is not None:
         folder = output or Path("results/runs") / (run_id or f"answers-{answers.resolve().name}")
         run = score_answers(answers, folder, tuple(task or ()), checkers, typer.echo)
-    for path in write_summary(run, Console(), checks=checks):
+    for path in write_summary(run.folder, Console(), checks=checks):
         typer.echo(path)
+    if run.failed:
+        typer.echo(
+            f"{run.failed} scores or verdicts failed with the machine; the same command tries them again", err=True
+        )
+        raise typer.Exit(1)
+
+
+@app.command(name="judge-calibrate")
+def calibrate_judge(
+    config: Annotated[Path, typer.Option("--config", "-c", help="a YAML file such as configs/rubrics.yaml")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="judge.model=value, ...; may be repeated")] = None,
+) -> None:
+    """Ask the rubrics' judge about answers with known labels, and say whether its points may count."""
+    from rich.console import Console
+
+    from harness.rubrics.calibration_run import calibrate
+    from harness.rubrics.config import load_rubrics_config
+
+    typer.echo(calibrate(load_rubrics_config(config, override or ()), Console()))
 
 
 @app.command()
