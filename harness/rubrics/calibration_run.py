@@ -15,7 +15,7 @@ from harness.rubrics.agreement import Agreement, measure_agreement
 from harness.rubrics.ballot import Page
 from harness.rubrics.calibration_record import LEAST_KAPPA, find_protocol, load_record, save_record
 from harness.rubrics.config import RubricsConfig
-from harness.rubrics.examine import check_sandbox, examine
+from harness.rubrics.examine import check_sandbox, count_checkers, examine
 from harness.rubrics.judge import open_judge
 from harness.rubrics.labelled_set import TASK, Labelled, load_labelled
 from harness.rubrics.score import JudgedRule
@@ -85,7 +85,7 @@ def _show(config: RubricsConfig, items: Sequence[Labelled], echo: Callable[[str]
             raise SandboxError(f"{item.id} could not be rendered: {examined.score.reason}")
         return Page(item.source, examined.pictures[PICTURE])
 
-    with ThreadPoolExecutor(config.checkers, "render") as pool:
+    with ThreadPoolExecutor(config.checkers or count_checkers(), "render") as pool:
         return dict(zip([item.id for item in items], pool.map(render, items), strict=True))
 
 

@@ -45,7 +45,9 @@ class RubricsConfig(BaseModel):
     endpoint: EndpointConfig = EndpointConfig()
     sampling: SamplingConfig = SamplingConfig()
     workers: int = Field(default=4, ge=1, description="answers asked for at once")
-    checkers: int = Field(default=2, ge=1, description="answers checked at once; each takes up to 1 GiB")
+    checkers: int | None = Field(
+        default=None, ge=1, description="answers checked at once; None: one for each core, with 1 GiB free for each"
+    )
     judge: JudgeConfig | None = Field(default=None, description="None: only what can be executed is scored")
     results: Path = Path("results/runs")
 

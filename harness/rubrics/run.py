@@ -16,7 +16,7 @@ from harness.endpoint import open_endpoint
 from harness.errors import UserError
 from harness.rubrics.calibration_record import require_calibration
 from harness.rubrics.config import JudgeConfig, RubricsConfig
-from harness.rubrics.examine import check_sandbox, examine
+from harness.rubrics.examine import check_sandbox, count_checkers, examine
 from harness.rubrics.judge import open_judge
 from harness.rubrics.judging import compare_samples, judge_samples
 from harness.rubrics.store import Sample, is_scored, sample_paths, save_answer, save_score
@@ -69,7 +69,7 @@ def run_rubrics(config: RubricsConfig, run_id: str | None, echo: Callable[[str],
 
 
 def score_answers(
-    folder: Path, output: Path, names: tuple[str, ...], checkers: int, echo: Callable[[str], None]
+    folder: Path, output: Path, names: tuple[str, ...], checkers: int | None, echo: Callable[[str], None]
 ) -> Finished:
     """Score stored answers: `FOLDER/<task>/<sample>.md`, or one such folder per level. No model is asked.
 
@@ -90,7 +90,9 @@ def score_answers(
                 paths.score.unlink(missing_ok=True)
                 save_answer(paths, text, 0, "")
             samples.append(Sample(level, task, path.stem, paths))
-        _check_all([one for one in samples if not is_scored(one.paths, one.task)], tools, checkers, echo)
+        _check_all(
+            [one for one in samples if not is_scored(one.paths, one.task)], tools, checkers or count_checkers(), echo
+        )
     return Finished(output, _count_spoilt(samples))
 
 
@@ -169,7 +171,7 @@ def _run_level(
     echo: Callable[[str], None],
 ) -> None:
     unanswered = [one for one in samples if not one.paths.answer.exists()]
-    with ThreadPoolExecutor(config.checkers, "check") as checkers:
+    with ThreadPoolExecutor(config.checkers or count_checkers(), "check") as checkers:
         checks = [
             checkers.submit(_check, one, tools)
             for one in samples

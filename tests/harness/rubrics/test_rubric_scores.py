@@ -82,6 +82,13 @@ def test_a_diff_is_told_from_code() -> None:
     assert extract("```ts\nconst a = -1;\nreturn a + 1;\n```", TYPESCRIPT).facts["diff_format"].value is False
 
 
+def test_comments_do_not_hide_a_diff() -> None:
+    remarks = "// a remark\n# another\n/* a third\n * goes on\n */\n" * 3
+    diff = "```ts\n-old\n+new\n+newer\n```"
+    assert extract(diff, TYPESCRIPT).facts["diff_format"].value is True
+    assert extract(diff.replace("```ts\n", f"```ts\n{remarks}"), TYPESCRIPT).facts["diff_format"].value is True
+
+
 def test_five_tasks_with_prompts_that_tell_nothing_of_the_hidden_checks() -> None:
     tasks = load_tasks()
     assert len(tasks) == 5

@@ -32,9 +32,25 @@ export async function open(browser, html, results, width, height = 800) {
     return route.abort();
   });
   await page.addInitScript(recordDrawing);
-  await page.goto(`${ORIGIN}/index.html`, { waitUntil: "load", timeout: 20_000 }).catch((error) => errors.push(`load: ${error.message}`));
+  await page.goto(`${ORIGIN}/index.html`, { waitUntil: "load", timeout: 15_000 }).catch((error) => errors.push(`load: ${error.message}`));
   await page.waitForTimeout(1_200);
   return { page, errors, refused };
+}
+
+// What `work` on the page comes to, or null where the page hangs or has crashed: a page of our own in the same browser
+// still answers then. Where that one does not answer either, this throws, for it says nothing about the answer.
+export async function attempt(browser, page, work, seconds = 30) {
+  let failure = new Error(`no end within ${seconds} s`);
+  const result = await within(work, seconds).catch((error) => void (failure = error));
+  if (result !== undefined) return result;
+  if (await within(page.evaluate(() => true), 5).catch(() => false)) throw failure;
+  const own = await browser.newPage();
+  if (!(await within(own.evaluate(() => true), 30).catch(() => false))) throw new Error("the browser does not answer");
+  return null;
+}
+
+function within(work, seconds) {
+  return Promise.race([work, new Promise((resolve) => setTimeout(resolve, 1000 * seconds).unref())]);
 }
 
 function library(url) {
