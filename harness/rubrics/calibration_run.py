@@ -1,7 +1,7 @@
 """Put the labelled set to a judge, and say how far it agrees."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -43,9 +43,11 @@ def calibrate(config: RubricsConfig, console: Console) -> Path:
         "answers": {},
     }
     left = [item for item in items if not _is_done(record, item, rules)]
-    if left:
-        console.print(f"{config.judge.model}: {len(left)} answers to judge", highlight=False)
-        record["answers"] |= _ask(config, left, rules, console.print)
+    for number, (item, verdicts) in enumerate(_ask(config, left, rules, console.print), start=1):
+        record["answers"][item.id] = verdicts
+        save_record(config.judge, protocol, record | {"criteria": None})
+        said = ", ".join(f"{name} {verdict['outcome']}" for name, verdict in verdicts.items()) or "not asked"
+        console.print(f"[{number}/{len(left)}] {item.id}: {said}", highlight=False, markup=False)
     path = save_record(config.judge, protocol, _conclude(record, items, rules))
     if record["criteria"] is None:
         failed = sum(not _is_done(record, item, rules) for item in items)
@@ -57,7 +59,8 @@ def calibrate(config: RubricsConfig, console: Console) -> Path:
 
 def _ask(
     config: RubricsConfig, items: Sequence[Labelled], rules: Sequence[JudgedRule], echo: Callable[[str], None]
-) -> dict[str, Any]:
+) -> Iterator[tuple[Labelled, dict[str, Any]]]:
+    """Each answer with its verdicts by criterion; none where the server seemed to be down by then."""
     assert config.judge is not None
     judge, pages = open_judge(config.judge), _show(config, items, echo)
 
@@ -67,13 +70,13 @@ def _ask(
         return {rule.id: asdict(judge.decide(pages[item.id], rule, "calibration", item.id)) for rule in rules}
 
     with ThreadPoolExecutor(config.judge.workers, "judge") as pool:
-        return dict(zip([item.id for item in items], pool.map(decide, items), strict=True))
+        yield from zip(items, pool.map(decide, items), strict=True)
 
 
 def _show(config: RubricsConfig, items: Sequence[Labelled], echo: Callable[[str], None]) -> dict[str, Page]:
     """The pages as a judge sees them: rendered where it takes pictures."""
     assert config.judge is not None
-    if not config.judge.images:
+    if not (config.judge.images and items):
         return {item.id: Page(item.source) for item in items}
     tools, task = find_toolchain(), load_tasks((TASK,))[0]
     check_sandbox()
