@@ -8,7 +8,9 @@ then the tables, a row after the other. A batch goes to the smallest graph that 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -117,16 +119,7 @@ class DecodeGraphs:
         pool = torch.cuda.graph_pool_handle()
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         for size in sorted(sizes, reverse=True):
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UPS):
-                    self._step(size)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # NCCL's own thread may call the driver meanwhile: what other threads do is not part of the capture.
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                logits = self._step(size)
-            self._graphs[size] = graph, logits
+            self._graphs[size] = capture_step(partial(self._step, size), pool, stream)
         logger.info("captured decode steps of %s sequences", ", ".join(map(str, sorted(sizes))))
 
     def _step(self, size: int) -> Tensor:
@@ -137,6 +130,22 @@ class DecodeGraphs:
         batch = Batch(tokens, positions, slots, rows[:0], rows, states, rows, (1,) * size, (1,) * size)
         plan = self._kernels.plan_singles(contexts.int(), self._sent[HEADER:], self._sent[:1])
         return self._decoder.forward(batch, self._cache, plan)
+
+
+def capture_step(
+    step: Callable[[], Tensor], pool: Any, stream: torch.cuda.Stream
+) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """A graph of what `step` does, in memory of `pool`, and the tensor that holds its result after each replay."""
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # NCCL's own thread may call the driver meanwhile: what other threads do is not part of the capture.
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        result = step()
+    return graph, result
 
 
 class _Table:

@@ -10,7 +10,8 @@ from engine.cache.tensors import CacheTensors
 from engine.config import EngineConfig, ModelConfig
 from engine.core.graphs import decode_graphs
 from engine.core.memory import MemoryPlan, plan_memory
-from engine.core.runner import Runner, activation_dtype, cache_dtype
+from engine.core.mixed_graphs import SIZES, mixed_graphs
+from engine.core.runner import Graphs, Runner, activation_dtype, cache_dtype
 from engine.model.decoder import Decoder
 from engine.parallel.group import Group
 from engine.weights.loader import Checkpoint
@@ -46,7 +47,18 @@ def place_model(checkpoint: Checkpoint, config: EngineConfig, group: Group) -> P
     decoder = Decoder(model, checkpoint.weights, device, activations, group)
     cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
     tensors = replace(cache, delta=state.layers) if state else cache
-    graphs = None
+    graphs: list[Graphs] = []
     if config.cuda_graphs:
-        graphs = decode_graphs(decoder, tensors, device, config.max_running, max_context)
-    return PlacedModel(model, plan, cache, state, Runner(decoder, tensors, device, graphs), max_context)
+        room = decoder, tensors, device, config.max_running, max_context
+        graphs = [captured for captured in (decode_graphs(*room), mixed_graphs(*room)) if captured is not None]
+    runner = Runner(decoder, tensors, device, graphs)
+    if graphs:
+        for tokens in _eager_sizes(min(config.step_tokens, max_context)):
+            runner.warm_up(tokens)
+    return PlacedModel(model, plan, cache, state, runner, max_context)
+
+
+def _eager_sizes(most: int) -> list[int]:
+    """Sizes of steps beyond the graphs whose kernels differ: by the tuning tables, and where 16 is no factor."""
+    sizes = [size for size in (2048, 4096, 8192, 16384) if SIZES[-1] < size <= most]
+    return [*sizes, most - 1] if most - 1 > SIZES[-1] else sizes
