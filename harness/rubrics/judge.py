@@ -77,7 +77,12 @@ class Judge:
         return self._failures >= _FAILURES
 
     def decide(self, page: Page, rule: JudgedRule, *key: str) -> Verdict:
-        """Put the question of `rule` three times; `key` names the answer, for the seeds."""
+        """Put the question of `rule` three times; `key` names the answer, for the seeds.
+
+        A page without the picture that the judge should see is not put to it: no votes, unscored.
+        """
+        if self._misses(page):
+            return Verdict(rule.id, "unscored", ())
         votes = []
         for number in range(VOTES):
             seed = derive_seed(number, "/".join((*key, rule.id)), 0)
@@ -86,7 +91,9 @@ class Judge:
         return Verdict(rule.id, count(votes), tuple(votes))
 
     def prefer(self, first: Page, second: Page, *key: str) -> PairVerdict:
-        """Which of two pages is more pleasing, asked once in either order."""
+        """Which of two pages is more pleasing, asked once in either order; unscored where a picture is missing."""
+        if self._misses(first) or self._misses(second):
+            return PairVerdict("unscored", ())
         pages = (self._see(first), self._see(second))
         votes = []
         for number, (one, other) in enumerate((pages, pages[::-1])):
@@ -94,6 +101,9 @@ class Judge:
             order = choose_order(("first", "second"), number, seed)
             votes.append(self._ask(make_pair(one, other, order), seed))
         return PairVerdict(settle(votes[0], votes[1]), tuple(votes))
+
+    def _misses(self, page: Page) -> bool:
+        return self.images and page.picture is None
 
     def _see(self, page: Page) -> Page:
         return page if self.images else Page(page.source)

@@ -111,14 +111,14 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
         raise UserError(f"{path}: expected a list of model, source, date, differs and scores ({error})") from error
 
 
-def profile(scored: Sequence[Scored]) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """For each (task, kind, check id): how many answers passed, and how many were checked."""
-    counts: dict[tuple[str, str, str], tuple[int, int]] = {}
+def profile(scored: Sequence[Scored]) -> dict[tuple[str, str, str], dict[str, tuple[int, int]]]:
+    """For each (task, kind, check id) and each level: how many answers passed, and how many were checked."""
+    counts: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
     for one in scored:
         for check in one.score.checks:
-            key = (one.task, check.kind, check.id)
-            passed, seen = counts.get(key, (0, 0))
-            counts[key] = (passed + check.passed, seen + 1)
+            levels = counts.setdefault((one.task, check.kind, check.id), {})
+            passed, seen = levels.get(one.level, (0, 0))
+            levels[one.level] = (passed + check.passed, seen + 1)
     return counts
 
 

@@ -39,8 +39,9 @@ def write_summary(run: Path, console: Console, *, checks: bool = False) -> list[
     document = {
         "levels": [asdict(level) for level in levels],
         "profile": [
-            {"task": task, "kind": kind, "check": check, "passed": passed, "of": of}
-            for (task, kind, check), (passed, of) in sorted(profile(scored).items())
+            {"task": task, "kind": kind, "check": check, "level": level, "passed": passed, "of": of}
+            for (task, kind, check), counts in sorted(profile(scored).items())
+            for level, (passed, of) in counts.items()
         ],
         "published": [asdict(one) for one in published],
     }
@@ -78,11 +79,14 @@ def score_table(levels: Sequence[LevelSummary], published: Sequence[Published]) 
 
 
 def profile_table(scored: Sequence[Scored]) -> Table:
-    """How often each check passed, over all levels."""
-    table = Table("task", "kind", "check", "passed")
-    table.columns[3].justify = "right"
-    for (task, kind, check), (passed, of) in sorted(profile(scored).items()):
-        table.add_row(task, kind, check, f"{passed}/{of}")
+    """How often each check passed at each level, of how many answers that it was applied to."""
+    levels = list(dict.fromkeys(one.level for one in scored))
+    table = Table("task", "kind", "check", *levels)
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for (task, kind, check), counts in sorted(profile(scored).items()):
+        cells = [counts.get(level, (0, 0)) for level in levels]
+        table.add_row(task, kind, check, *(f"{passed}/{of}" if of else "-" for passed, of in cells))
     return table
 
 

@@ -148,6 +148,9 @@ def test_pictures_go_only_to_judges_that_take_them() -> None:
     with serve_judge(answer(lambda asked: "yes")) as (url, requests):
         open_at(url).decide(page, RULE, "task", "0")
         open_at(url, images=True).decide(page, RULE, "task", "0")
+        assert open_at(url, images=True).decide(Page(PLAIN), RULE, "task", "0").outcome == "unscored"
+        assert open_at(url, images=True).prefer(Page(PLAIN), page, "task", "0").outcome == "unscored"
+    assert len(requests) == 6
     assert isinstance(requests[0].body["messages"][1]["content"], str)
     assert "picture" not in requests[0].text
     kinds = [part["type"] for part in requests[3].body["messages"][1]["content"]]
