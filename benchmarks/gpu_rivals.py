@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_rivals.py OUT.json
 
-At the shapes of Qwen3-Coder-Next. Every case prints both medians in microseconds, the limit of this device's memory or multipliers where one was given, and each result's relative error against
-float64, so that a rival that computes something else shows. A rival that is not installed, or does not run here, says
-so on its line. Needs a Hopper GPU; exit status 2 without one.
+At the shapes of Qwen3-Coder-Next. Every case prints both medians in microseconds, the limit of this device's memory or
+multipliers where one was given, and each result's relative error against float64, so that a rival that computes
+something else shows. A rival that is not installed, or does not run here, says so on its line. Needs a Hopper GPU; exit
+status 2 without one.
 """
 
 import json

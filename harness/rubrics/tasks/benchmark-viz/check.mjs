@@ -22,7 +22,7 @@ const text = seen.texts.map((one) => one.text).join("\n");
 const scores = readScores(results);
 const painted = await paintedShare(browser, picture);
 note("painted", painted, `${painted.toFixed(1)}% of 1280 x 800 pixels`);
-const faults = wide.errors.filter((error) => error.startsWith("error") || error.startsWith("load"));
+const faults = wide.errors.filter((error) => error.startsWith("error"));
 const draws = seen.charts.length > 0 || seen.rects.some((rect) => rect.width > 1 && rect.height > 1) || seen.shapes > 0;
 note("runs", faults.length === 0 && draws, faults[0] ?? (draws ? "no script error" : "nothing is drawn"));
 note("quiet", draws && wide.errors.length === 0, wide.errors[0] ?? (wide.refused[0] ? `asked for ${wide.refused[0]}` : "nothing on the console"));
@@ -56,8 +56,8 @@ process.exit(0);
 
 // Open the page and measure it; `seen` is null where it does not respond. Without a `name` no picture is taken.
 async function look(data, width, name = `${width}.png`) {
-  const { page, errors, refused } = await open(browser, html, data, width);
-  const hangs = errors.some((error) => error.startsWith("load")) && (await attempt(browser, page, page.evaluate(() => true), 5)) === null;
+  const { page, errors, refused, late } = await open(browser, html, data, width);
+  const hangs = late && (await attempt(browser, page, page.evaluate(() => true), 5)) === null;
   const seen = hangs ? null : await attempt(browser, page, measure(page));
   let picture = null;
   if (seen !== null && name) {
