@@ -34,7 +34,7 @@ def calibrate(config: RubricsConfig, console: Console) -> Path:
     """
     if config.judge is None:
         raise UserError("judge: missing; name one in the configuration, or by --set judge.base_url=... judge.model=...")
-    rules, items = find_judged(load_tasks((TASK,))), load_labelled()
+    rules, items = find_judged(load_tasks()), load_labelled()
     protocol = find_protocol(config.judge, rules)
     record = load_record(config.judge, protocol) or {
         "judge": config.judge.describe(),

@@ -49,7 +49,7 @@ def run_rubrics(config: RubricsConfig, run_id: str | None, echo: Callable[[str],
     finished answer, score and verdict is on disk by then.
     """
     tasks, tools = load_tasks(config.tasks), find_toolchain()
-    licence = require_calibration(config.judge, find_judged(tasks)) if config.judge else None
+    licence = require_calibration(config.judge, find_judged(load_tasks())) if config.judge else None
     check_sandbox()
     paths = RunPaths(config.results / (run_id or name_run(config)))
     with lock(paths):

@@ -121,7 +121,7 @@ def test_points_of_a_judge_that_nobody_can_trust_are_refused(tmp_path: Path, kap
     path = prepare(tmp_path, url)
     if kappa is not None:
         pretend_calibrated(tmp_path / "judges", url, kappa)
-    done = sweq("rubrics", "-c", path)
+    done = sweq("rubrics", "-c", path, "--set", "tasks=[ts-narrowing]")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
