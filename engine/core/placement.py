@@ -8,7 +8,7 @@ from engine.cache.delta_state import DeltaState, allocate_state
 from engine.cache.paged_kv import allocate_cache, usable_memory
 from engine.cache.tensors import CacheTensors
 from engine.config import EngineConfig, ModelConfig
-from engine.core.graphs import decode_graphs
+from engine.core.graphs import DecodeGraphs, decode_graphs
 from engine.core.memory import MemoryPlan, plan_memory
 from engine.core.runner import Runner, activation_dtype, cache_dtype
 from engine.model.decoder import Decoder
@@ -19,13 +19,17 @@ from engine.weights.shard import local_config
 
 @dataclass(frozen=True)
 class PlacedModel:
-    """`model` is the shape of this rank's part; `cache` has keys and values alone, `state` those of DeltaNet layers."""
+    """`model` is the shape of this rank's part; `cache` has keys and values alone, `state` those of DeltaNet layers.
+
+    `graphs`, which the runner takes decode steps to, are None where there are none.
+    """
 
     model: ModelConfig
     plan: MemoryPlan
     cache: CacheTensors
     state: DeltaState | None
     runner: Runner
+    graphs: DecodeGraphs | None
     max_context: int
 
 
@@ -48,5 +52,8 @@ def place_model(checkpoint: Checkpoint, config: EngineConfig, group: Group) -> P
     tensors = replace(cache, delta=state.layers) if state else cache
     graphs = None
     if config.cuda_graphs:
-        graphs = decode_graphs(decoder, tensors, device, config.max_running, max_context)
-    return PlacedModel(model, plan, cache, state, Runner(decoder, tensors, device, graphs), max_context)
+        # Only one rank by itself launches steps ahead (`engine.core.pipeline`).
+        ahead = config.decode_ahead is not False and not config.deterministic and group.size == 1
+        vocabulary = min(model.vocab_size, checkpoint.tokenizer.vocab_size) if ahead else None
+        graphs = decode_graphs(decoder, tensors, device, config.max_running, max_context, vocabulary)
+    return PlacedModel(model, plan, cache, state, Runner(decoder, tensors, device, graphs), graphs, max_context)
