@@ -18,7 +18,7 @@ from engine.core.pipeline import Pipeline, PlainLauncher
 from engine.core.placement import PlacedModel, place_model
 from engine.core.ranks import MirroredRunner, MirroredState, MirroredSwap, Ranks
 from engine.core.request import FinishReason, Request, SamplingParams, StepOutput, TokenLogprob
-from engine.core.sampler import sample, token_logprob
+from engine.core.sampler import sample, score_prompt, token_logprob
 from engine.core.scheduler import Scheduler
 from engine.core.sequence import Choices, Chunk, SequenceState
 from engine.core.text_stream import TextStream
@@ -182,6 +182,10 @@ class Engine:
             **self._memory.stats(),
         }
 
+    def device_time(self) -> tuple[float, int] | None:
+        """Seconds of the device for decode steps launched so far, and their number; None where that is not measured."""
+        return None if self._pipeline is None else self._pipeline.device_time()
+
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Logits float32 [len(token_ids), vocab_size] on CPU, through the cache and kernels that requests use.
 
@@ -294,7 +298,7 @@ class Engine:
         ends = torch.tensor([len(chunk.logit_rows) for chunk in chunks]).cumsum(0).tolist()
         for chunk, end in zip(chunks, ends, strict=True):
             if chunk.sequence.scores_prompt:
-                _score_prompt(chunk, rows[end - chunk.tokens : end])
+                score_prompt(chunk, rows[end - chunk.tokens : end])
         return rows[[end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.reaches_end]]
 
     def _extend(self, sequences: Sequence[SequenceState], logits: Tensor) -> list[StepOutput]:
@@ -386,11 +390,3 @@ class Engine:
             error=f"{type(error).__name__}: {error}",
             index=sequence.index,
         )
-
-
-def _score_prompt(chunk: Chunk, logits: Tensor) -> None:
-    """Note the log-probability of each prompt token that follows a row of `logits` [chunk.tokens, vocab]."""
-    sequence = chunk.sequence
-    alternatives = sequence.request.params.prompt_logprobs or 0
-    for row, position in enumerate(range(chunk.start + 1, min(chunk.start + chunk.tokens + 1, sequence.prompt_tokens))):
-        sequence.scored[position] = token_logprob(logits[row], sequence.token_ids[position], alternatives)

@@ -70,8 +70,7 @@ def decode_graphs(
 class DecodeGraphs:
     """Captured decode steps of batches up to the largest of `sizes`, contexts of up to `max_blocks` blocks.
 
-    With a `vocabulary` it is a `pipeline.Launcher` too. `launched_seconds` is the device's own time for the
-    `launched_steps` that were launched and read.
+    With a `vocabulary` it is a `pipeline.Launcher` too.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class DecodeGraphs:
         max_blocks: int,
         vocabulary: int | None = None,
     ) -> None:
-        self.launched_seconds, self.launched_steps = 0.0, 0
+        self._read_seconds, self._read_steps = 0.0, 0
         self._vocabulary = vocabulary
         self._decoder, self._kernels, self._cache = decoder, kernels, cache
         self._block_size = cache.block_size
@@ -122,6 +121,10 @@ class DecodeGraphs:
         """See `Launcher.is_decided`."""
         return is_always_decided(sequence.request.params)
 
+    def device_time(self) -> tuple[float, int]:
+        """See `Launcher.device_time`."""
+        return self._read_seconds, self._read_steps
+
     def launch(self, sequences: Sequence[SequenceState], sources: Sequence[int] | None = None) -> "_Step":
         """See `Launcher.launch`. Of two steps launched in a row, the first must be read before a third is launched."""
         size, most = self._size(len(sequences)), max(way(sequence.request.params) for sequence in sequences)
@@ -139,7 +142,11 @@ class DecodeGraphs:
         self._choices[size, most].replay()
         answer.rows.copy_(self._chosen, non_blocking=True)
         answer.done.record()
-        return _Step(self, list(sequences), uniforms, logits[:, : self._vocabulary], answer)
+        return _Step(list(sequences), uniforms, logits[:, : self._vocabulary], answer, self._note_seconds)
+
+    def _note_seconds(self, seconds: float) -> None:
+        self._read_seconds += seconds
+        self._read_steps += 1
 
     def _size(self, count: int) -> int:
         """The smallest captured batch that holds `count` sequences."""
@@ -249,17 +256,16 @@ class _Answer:
 class _Step:
     """A launched step; `logits` [size, vocabulary] hold until the next launch."""
 
-    graphs: DecodeGraphs
     sequences: list[SequenceState]
     uniforms: list[float]
     logits: Tensor
     answer: _Answer
+    note_seconds: Callable[[float], None]
 
     def read(self) -> list[int | Exception]:
         """See `Launched.read`."""
         self.answer.done.synchronize()
-        self.graphs.launched_seconds += self.answer.begun.elapsed_time(self.answer.done) / 1e3
-        self.graphs.launched_steps += 1
+        self.note_seconds(self.answer.begun.elapsed_time(self.answer.done) / 1e3)
         tokens, verdicts = self.answer.rows[:, : len(self.sequences)].tolist()
         return [self._token(row, *found) for row, found in enumerate(zip(tokens, verdicts, strict=True))]
 

@@ -62,6 +62,10 @@ class Launcher(Protocol):
         """Whether the sequence's token is chosen where it was computed; else the step must be read before another."""
         ...
 
+    def device_time(self) -> tuple[float, int] | None:
+        """Seconds that the device took for the steps that were read, and their number; None where it does not say."""
+        ...
+
     def launch(self, sequences: Sequence[SequenceState], sources: Sequence[int] | None = None) -> Launched:
         """Compute the token after the first `computed` of each.
 
@@ -112,6 +116,10 @@ class Pipeline:
         wanted = set(left)
         tokens = zip(flight.sequences, flight.launched.read(), strict=True)
         return [(sequence, token) for sequence, token in tokens if sequence in wanted]
+
+    def device_time(self) -> tuple[float, int] | None:
+        """See `Launcher.device_time`."""
+        return self._launcher.device_time()
 
     def take_spoilt(self) -> list[SequenceState]:
         """The running sequences whose states a failed launch may have moved; each is named once."""
@@ -176,6 +184,9 @@ class PlainLauncher:
 
     def is_decided(self, sequence: SequenceState) -> bool:
         return True
+
+    def device_time(self) -> tuple[float, int] | None:
+        return None
 
     def launch(self, sequences: Sequence[SequenceState], sources: Sequence[int] | None = None) -> Launched:
         chunks = [Chunk(sequence, 1) for sequence in sequences]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.core.request import SamplingParams, TokenLogprob
-from engine.core.sequence import SequenceState
+from engine.core.sequence import Chunk, SequenceState
 
 CANDIDATES = 1024
 """Tokens sorted at first; only rows whose filters leave more are sorted whole."""
@@ -250,3 +250,11 @@ def token_logprob(logits: Tensor, token_id: int, alternatives: int) -> TokenLogp
     # A prompt may hold ids of padding rows.
     own = float(logprobs[token_id]) if token_id < len(logprobs) else -math.inf
     return TokenLogprob(token_id, own, top)
+
+
+def score_prompt(chunk: Chunk, logits: Tensor) -> None:
+    """Note the log-probability of each prompt token that follows a row of `logits` [chunk.tokens, vocab]."""
+    sequence = chunk.sequence
+    alternatives = sequence.request.params.prompt_logprobs or 0
+    for row, position in enumerate(range(chunk.start + 1, min(chunk.start + chunk.tokens + 1, sequence.prompt_tokens))):
+        sequence.scored[position] = token_logprob(logits[row], sequence.token_ids[position], alternatives)

@@ -83,9 +83,7 @@ class FakeDecoder:
 
 
 class FakeRunner:
-    """Stands in for `Runner`; `sizes` are those of the chunks whose token came from the step before."""
-
-    foreseen = 0
+    """Stands in for `Runner`."""
 
     def __init__(self, decoder: Any, cache: CacheTensors, device: torch.device, captured: Any = None) -> None:
         self._decoder = FakeDecoder(decoder.config.vocab_size, cache)
@@ -97,7 +95,6 @@ class FakeRunner:
         prints = []
         for chunk in chunks:
             sequence, start = chunk.sequence, chunk.start
-            FakeRunner.foreseen += start == len(sequence.token_ids)
             self._decoder.check(sequence.blocks, sequence.token_ids[:start])
             for position, token in enumerate(chunk.token_ids, start):
                 place = self._decoder._at(sequence.blocks, position)
@@ -150,8 +147,9 @@ def captured(
 
 @contextmanager
 def fake_model(*, with_graphs: bool):  # type: ignore[no-untyped-def]
-    """Engines opened meanwhile have the fake model; their snapshots lie on a grid of 8 tokens."""
+    """Engines opened and run meanwhile have the fake model, a grid of 8 tokens for snapshots, and few candidates."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.core.sampler.CANDIDATES", 8)
         patch.setattr("engine.core.memory.STATE_GRID", 8)
         patch.setattr(placement, "Runner", FakeRunner)
         patch.setattr(graphs, "_Recorder", Recorder)
