@@ -64,8 +64,8 @@ SPACES: Mapping[str, list[tables.Launch]] = {
         for n, w in ((32, 4), (64, 4), (128, 4), (128, 8), (256, 8))
         for s in (2, 4)
     ],
-    "fp8_gate_up": launches(BM=[64, 128], num_warps=[4, 8], num_stages=[2, 3, 4]),
-    "fp8_down": launches(BM=[64, 128], BN=[128, 256], num_warps=[4, 8], num_stages=[2, 3]),
+    "fp8_gate_up": launches(BM=[16, 32, 64, 128], num_warps=[4, 8], num_stages=[2, 3, 4]),
+    "fp8_down": launches(BM=[16, 32, 64, 128], BN=[128, 256], num_warps=[4, 8], num_stages=[2, 3, 4]),
     "many_gate_up": launches(BM=[64, 128], BN=[128, 256], num_warps=[8], num_stages=[2, 3]),
     "many_down": launches(BM=[64, 128], BN=[128, 256], num_warps=[8], num_stages=[2, 3]),
 }
@@ -131,7 +131,7 @@ def mixture_case(format: str, stack: ExpertStack, tokens: int, way: str = "") ->
     x = torch.randn(tokens, HIDDEN, device="cuda", dtype=torch.bfloat16)
     logit = torch.randn(tokens, 1, device="cuda", dtype=torch.bfloat16)
     routings = []
-    for _ in range(2 if tokens > 1000 else 8):
+    for _ in range(2 if tokens > 300 else 8):
         chosen = torch.rand(tokens, stack.count, device="cuda").topk(TOP).indices
         routings.append((torch.full((tokens, TOP), 0.1, device="cuda"), chosen))
     read = sum(chosen.unique().numel() for _, chosen in routings) / len(routings) + 1
@@ -166,7 +166,7 @@ def cases(small: bool, only: set[str]) -> Iterator[Case]:
             yield mixture_case(format, stack, tokens)
         for tokens in (8, 16) if wanted(few) else ():
             yield mixture_case(format, stack, tokens, "by expert")
-        for tokens in (2048, 8192) if wanted(many) else ():
+        for tokens in (384, 512, 768, 1056, 2048, 4096, 8192) if wanted(many) else ():
             yield mixture_case(format, stack, 64 if small else tokens, "many")
         del stack
         torch.cuda.empty_cache()

@@ -247,7 +247,9 @@ def bench_agent(
     generated: Annotated[int, typer.Option(help="tokens of each answer")] = 150,
     tool_tokens: Annotated[int, typer.Option(help="new tokens of each later prompt")] = 900,
     prefix_cache: Annotated[bool, typer.Option(help="reuse what earlier turns computed")] = True,
-    deterministic: Annotated[bool, typer.Option(help="fixed tiles, so that the cache changes no text")] = True,
+    deterministic: Annotated[
+        bool | None, typer.Option(help="fixed tiles, so that the cache changes no text; default: on a CPU")
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="run again without the cache; status 1 if texts differ")
     ] = False,
@@ -255,13 +257,15 @@ def bench_agent(
     device: Device = None,
 ) -> None:
     """Replay an agent's conversations and print as JSON what the cache saved."""
+    from engine.llm import default_device
     from engine.measure.trace import Trace, replay
 
     trace = Trace(conversations, turns, first_prompt, generated, tool_tokens)
     trace.check()
+    fixed = (device or default_device()) == "cpu" if deterministic is None else deterministic
 
     def run(cached: bool) -> dict[str, Any]:
-        limits = {"max_running": conversations, "max_context": trace.context, "deterministic": deterministic}
+        limits = {"max_running": conversations, "max_context": trace.context, "deterministic": fixed}
         limits["prefix_cache"] = cached
         return _beside_one(model, quant, device, tensor_parallel_size, limits, lambda llm: replay(llm, trace))
 

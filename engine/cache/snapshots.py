@@ -25,11 +25,13 @@ from engine.errors import UserError
 
 Source = Literal["device", "host"]
 
-SNAPSHOTS_EACH = 4
-"""Snapshots per running sequence that the device tier is made for: the ends of its last two prompts and answers."""
+SNAPSHOTS_EACH = 24
+"""Snapshots per running sequence that the device tier is made for: the ends of prompts and answers of a dozen turns.
+Moving one to the host makes everyone wait for some 25 ms."""
 
 SHARE_OF_FREE = 0.125
-"""Share of free memory, of the device or the host, that a tier takes at most unless told otherwise."""
+"""Share of free memory that a tier takes at most unless told otherwise; of a GPU's, which holds little else, twice
+that."""
 
 
 @dataclass(eq=False)
@@ -133,7 +135,8 @@ def plan_snapshots(
         return 0, 0
     device, host = engine.state_cache_bytes, engine.host_state_cache_bytes
     if device is None:
-        device = min(SNAPSHOTS_EACH * engine.max_running * each, int(free_bytes * SHARE_OF_FREE))
+        share = SHARE_OF_FREE if engine.device == "cpu" else 2 * SHARE_OF_FREE
+        device = min(SNAPSHOTS_EACH * engine.max_running * each, int(free_bytes * share))
     if engine.device == "cpu":
         device, host = device + (host or 0), 0
     elif host is None:

@@ -132,9 +132,9 @@ class Engine:
     def _open_pipeline(self, placed: PlacedModel) -> Pipeline | None:
         """None where steps are done one after the other: see `EngineConfig.decode_ahead`."""
         wish = self.config.decode_ahead
-        if wish is False or self.config.deterministic or (wish is None and placed.graphs is None):
+        if wish is False or self.config.deterministic or (wish is None and placed.decode_graphs is None):
             return None
-        return Pipeline(self._scheduler, placed.graphs or PlainLauncher(placed.runner, self._vocabulary))
+        return Pipeline(self._scheduler, placed.decode_graphs or PlainLauncher(placed.runner, self._vocabulary))
 
     def _step(self) -> list[StepOutput]:
         if self._pipeline is not None and self._pipeline.is_flying():

@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -187,12 +188,13 @@ class DecodeGraphs:
 
     def _capture(self, sizes: Sequence[int]) -> None:
         """Capture the largest first, so that the others find room in its memory."""
-        record = _Recorder()
+        pool = torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         for size in sorted(sizes, reverse=True):
-            self._graphs[size] = record(partial(self._step, size))
+            self._graphs[size] = capture_step(partial(self._step, size), pool, stream)
             for most in Way if self._vocabulary is not None else ():
                 logits = self._graphs[size][1][:, : self._vocabulary]
-                self._choices[size, most] = record(partial(self._choose, logits, most))[0]
+                self._choices[size, most] = capture_step(partial(self._choose, logits, most), pool, stream)[0]
         logger.info("captured decode steps of %s sequences", ", ".join(map(str, sorted(sizes))))
 
     def _step(self, size: int) -> Tensor:
@@ -215,27 +217,6 @@ class DecodeGraphs:
             for place, found in zip(self._chosen, choose(logits[rows], numbers[rows], most), strict=True):
                 place[rows].copy_(found)
         return self._chosen
-
-
-class _Recorder:
-    """Captures what is called over fixed tensors, all of it in one memory pool."""
-
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-
-    def __call__(self, compute: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """A graph of one call, and the tensor in which each replay leaves the result."""
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UPS):
-                compute()
-        torch.cuda.current_stream().wait_stream(self._stream)
-        graph = torch.cuda.CUDAGraph()
-        # NCCL's own thread may call the driver meanwhile: what other threads do is not part of the capture.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            result = compute()
-        return graph, result
 
 
 @dataclass(frozen=True)
@@ -273,6 +254,22 @@ class _Step:
         if verdict == Verdict.UNDECIDED:
             return draw(self.logits[row : row + 1], [self.sequences[row].request.params], [self.uniforms[row]])[0]
         return ValueError(NOT_NUMBERS) if verdict == Verdict.UNKNOWN else token
+
+
+def capture_step(
+    step: Callable[[], Tensor], pool: Any, stream: torch.cuda.Stream
+) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """A graph of what `step` does, in memory of `pool`, and the tensor that holds its result after each replay."""
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    # NCCL's own thread may call the driver meanwhile: what other threads do is not part of the capture.
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        result = step()
+    return graph, result
 
 
 class _Table:

@@ -10,7 +10,8 @@ from engine.cache.tensors import CacheTensors
 from engine.config import EngineConfig, ModelConfig
 from engine.core.graphs import DecodeGraphs, decode_graphs
 from engine.core.memory import MemoryPlan, plan_memory
-from engine.core.runner import Runner, activation_dtype, cache_dtype
+from engine.core.mixed_graphs import SIZES, mixed_graphs
+from engine.core.runner import Graphs, Runner, activation_dtype, cache_dtype
 from engine.model.decoder import Decoder
 from engine.parallel.group import Group
 from engine.weights.loader import Checkpoint
@@ -21,7 +22,7 @@ from engine.weights.shard import local_config
 class PlacedModel:
     """`model` is the shape of this rank's part; `cache` has keys and values alone, `state` those of DeltaNet layers.
 
-    `graphs`, which the runner takes decode steps to, are None where there are none.
+    `decode_graphs` are those of the runner's that decode, None where there are none.
     """
 
     model: ModelConfig
@@ -29,7 +30,7 @@ class PlacedModel:
     cache: CacheTensors
     state: DeltaState | None
     runner: Runner
-    graphs: DecodeGraphs | None
+    decode_graphs: DecodeGraphs | None
     max_context: int
 
 
@@ -50,10 +51,21 @@ def place_model(checkpoint: Checkpoint, config: EngineConfig, group: Group) -> P
     decoder = Decoder(model, checkpoint.weights, device, activations, group)
     cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
     tensors = replace(cache, delta=state.layers) if state else cache
-    graphs = None
+    decode, graphs = None, list[Graphs]()
     if config.cuda_graphs:
+        room = decoder, tensors, device, config.max_running, max_context
         # Only one rank by itself launches steps ahead (`engine.core.pipeline`).
         ahead = config.decode_ahead is not False and not config.deterministic and group.size == 1
-        vocabulary = min(model.vocab_size, checkpoint.tokenizer.vocab_size) if ahead else None
-        graphs = decode_graphs(decoder, tensors, device, config.max_running, max_context, vocabulary)
-    return PlacedModel(model, plan, cache, state, Runner(decoder, tensors, device, graphs), graphs, max_context)
+        decode = decode_graphs(*room, min(model.vocab_size, checkpoint.tokenizer.vocab_size) if ahead else None)
+        graphs = [captured for captured in (decode, mixed_graphs(*room)) if captured is not None]
+    runner = Runner(decoder, tensors, device, graphs)
+    if graphs:
+        for tokens in _eager_sizes(min(config.step_tokens, max_context)):
+            runner.warm_up(tokens)
+    return PlacedModel(model, plan, cache, state, runner, decode, max_context)
+
+
+def _eager_sizes(most: int) -> list[int]:
+    """Sizes of steps beyond the graphs whose kernels differ: by the tuning tables, and where 16 is no factor."""
+    sizes = [size for size in (2048, 4096, 8192, 16384) if SIZES[-1] < size <= most]
+    return [*sizes, most - 1] if most - 1 > SIZES[-1] else sizes

@@ -1,12 +1,12 @@
 """From chunks to logits: builds a step's index tensors and runs the decoder."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from engine.cache.tensors import CacheTensors
-from engine.core.graphs import DecodeGraphs
 from engine.core.sequence import Chunk
 from engine.model.batch import Batch
 from engine.model.decoder import Decoder
@@ -28,19 +28,44 @@ def cache_dtype(activation: torch.dtype, device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else activation
 
 
+class Graphs(Protocol):
+    """Steps of certain shapes, captured."""
+
+    def covers(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether these chunks are such a step."""
+        ...
+
+    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Logits float32 [R, vocab], valid until the next run."""
+        ...
+
+
 class Runner:
-    """Runs chunks of sequences that hold their blocks, and their state slots, already."""
+    """Runs chunks of sequences that hold their blocks and state slots already, in a graph where one covers them."""
 
     def __init__(
-        self, decoder: Decoder, cache: CacheTensors, device: torch.device, graphs: DecodeGraphs | None = None
+        self, decoder: Decoder, cache: CacheTensors, device: torch.device, graphs: Sequence[Graphs] = ()
     ) -> None:
         self._decoder, self._cache, self._device, self._graphs = decoder, cache, device, graphs
 
     def run(self, chunks: Sequence[Chunk], *, every_row: bool = False) -> Tensor:
         """Logits float32 [R, vocab] of each chunk's `logit_rows`, or of all rows; valid until the next run."""
-        if self._graphs is not None and not every_row and self._graphs.covers(chunks):
-            return self._graphs.run(chunks)
+        for graphs in () if every_row else self._graphs:
+            if graphs.covers(chunks):
+                return graphs.run(chunks)
         return self._decoder.forward(self._batch(chunks, every_row), self._cache)
+
+    def warm_up(self, tokens: int) -> None:
+        """Compute a prefill of nobody's tokens kernel by kernel, so that its kernels are compiled before requests come.
+
+        It writes to state slot 0, which is zeroed when it is taken.
+        """
+        rows = torch.arange(tokens, device=self._device)
+        tables = torch.zeros(1, -(-tokens // self._cache.block_size), dtype=torch.int32, device=self._device)
+        starts = torch.tensor([0, tokens], dtype=torch.int32, device=self._device)
+        lens = (tokens,), (tokens,)
+        batch = Batch(rows * 0, rows, rows * 0 - 1, tables, starts, rows[:1] * 0, rows[-1:], *lens)
+        self._decoder.forward(batch, self._cache)
 
     def _batch(self, chunks: Sequence[Chunk], every_row: bool) -> Batch:
         size = self._cache.block_size

@@ -96,6 +96,25 @@ class HeadNorms:
     eps: float
 
 
+@dataclass(frozen=True)
+class MixedNumbers:
+    """What kernels are told of a step with S single tokens and then R runs in T rows, as numbers on the device.
+
+    All are int32 but `state_slots`. They may change there: contexts of 0, and runs and chunks without tokens, belong
+    to nobody. `tables` holds a row of blocks for each single token and then each run, one every `width[0]` entries.
+    """
+
+    single_contexts: Tensor  # [S]
+    run_contexts: Tensor  # [R, 4]: first row of the step, tokens, context, row of the tables
+    tables: Tensor
+    width: Tensor  # [1]
+    tokens: int  # T
+    state_slots: Tensor  # [R] int64
+    runs: Tensor  # [R, 3]: first of the T rows, tokens, first chunk
+    chunks: Tensor  # [N, 2]: first of the T rows, tokens
+    places: Tensor  # [T, 2]: place within the run, run
+
+
 class FusedKernels(Kernels, Protocol):
     """A family that also does several of these operations in one; the layers of `engine.model` are their references.
 
@@ -156,6 +175,10 @@ class FusedKernels(Kernels, Protocol):
         `contexts` is int32 [B]; `tables` int32 holds a row of blocks for each, one every `width[0]` entries. A context
         of 0 belongs to no sequence.
         """
+        ...
+
+    def plan_mixed(self, numbers: MixedNumbers) -> tuple[Any, Any]:
+        """`plan_attention` of a step, and `plan_runs` of the runs in it; rows of nobody give zeros."""
         ...
 
 

@@ -14,7 +14,7 @@ from engine.model.delta_net import DeltaNet
 from engine.model.mlp import DenseMLP
 from engine.model.moe import SparseMoE
 from engine.model.scope import Scope, Weights
-from engine.model.step import Step, state_parts
+from engine.model.step import StatePart, Step, state_parts
 from engine.parallel.group import Group, vocabulary_part
 from engine.quant.cut import cut_rows
 from engine.quant.linear import FLOAT32_ROWS, QuantizedLinear
@@ -62,12 +62,19 @@ class Decoder:
         return QuantizedLinear(cut_rows(self.embedding.packed, [rows]))
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, cache: CacheTensors, attention_plan: Any = None) -> Tensor:
+    def forward(
+        self,
+        batch: Batch,
+        cache: CacheTensors,
+        attention_plan: Any = None,
+        parts: tuple[StatePart, ...] | None = None,
+    ) -> Tensor:
         """Logits float32 [R, vocab_size] of the rows `batch.logit_rows`; new keys and values are cached on the way.
 
-        `attention_plan` is the kernels' plan where it is made already, else it follows from the batch.
+        `attention_plan` and `parts` are the kernels' plans where they are made already, else they follow from the
+        batch.
         """
-        step = self._prepare(batch, cache, attention_plan)
+        step = self._prepare(batch, cache, attention_plan, parts)
         hidden = self.embedding.rows(batch.token_ids).float()
         delta = torch.zeros_like(hidden)
         for layer in self.layers:
@@ -89,11 +96,13 @@ class Decoder:
         """The CPU's kernels read packed weights in float32, and converting few rows costs more than it saves."""
         return torch.float32 if rows.device.type == "cpu" and len(rows) <= FLOAT32_ROWS else self.dtype
 
-    def _prepare(self, batch: Batch, cache: CacheTensors, plan: Any) -> Step:
+    def _prepare(self, batch: Batch, cache: CacheTensors, plan: Any, parts: tuple[StatePart, ...] | None) -> Step:
         cos, sin = self.rotary(batch.positions)
         if plan is None:
             lens = (batch.query_lens, batch.context_lens)
             plan = self.kernels.plan_attention(batch.block_tables, *lens, cache.block_size)
+        if parts is None:
+            parts = state_parts(batch, self.kernels) if cache.delta else ()
         return Step(
             batch,
             cache,
@@ -101,7 +110,7 @@ class Decoder:
             cos,
             sin,
             plan,
-            state_parts(batch, self.kernels) if cache.delta else (),
+            parts,
         )
 
 

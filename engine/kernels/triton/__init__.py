@@ -15,6 +15,7 @@ from engine.kernels.triton.attention import (
     norm_rotate_and_store,
     paged_attention,
     plan_attention,
+    plan_mixed,
     plan_singles,
 )
 from engine.kernels.triton.delta_runs import delta_net_runs, plan_runs
@@ -43,6 +44,7 @@ __all__ = [
     "norm_rotate_and_store",
     "paged_attention",
     "plan_attention",
+    "plan_mixed",
     "plan_runs",
     "plan_singles",
     "rms_norm",

@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.kernels.ops import HeadNorms
+from engine.kernels.ops import HeadNorms, MixedNumbers
 from engine.kernels.triton.decode_attention import Singles, attend_singles
+from engine.kernels.triton.delta_runs import RunPlan
 from engine.kernels.triton.prefill_attention import Runs, attend_runs
 from engine.kernels.triton_matrix.operands import early
 from engine.kernels.triton_matrix.tiles import await_inputs
@@ -16,10 +17,11 @@ from engine.kernels.triton_matrix.tiles import await_inputs
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """Single tokens and longer runs of a step; either may be absent."""
+    """Single tokens and longer runs of a step; either may be absent, and if `padded` there are rows of neither."""
 
     singles: Singles | None
     runs: Runs | None
+    padded: bool = False
 
 
 def plan_attention(
@@ -43,7 +45,7 @@ def plan_attention(
     longest = max((query_lens[row] for row in long), default=0)
     return AttentionPlan(
         Singles(rows, contexts, tables, block_tables, sent[:1]) if alone else None,
-        Runs(described, block_tables, longest) if runs else None,
+        Runs(described, block_tables, sent[:1], longest) if runs else None,
     )
 
 
@@ -51,6 +53,16 @@ def plan_singles(contexts: Tensor, tables: Tensor, width: Tensor) -> AttentionPl
     """See `ops.FusedKernels.plan_singles`."""
     rows = torch.arange(len(contexts), dtype=torch.int32, device=contexts.device)
     return AttentionPlan(Singles(rows, contexts, rows, tables, width), None)
+
+
+def plan_mixed(numbers: MixedNumbers) -> tuple[AttentionPlan, RunPlan]:
+    """See `ops.FusedKernels.plan_mixed`."""
+    contexts = numbers.single_contexts
+    rows = torch.arange(len(contexts), dtype=torch.int32, device=contexts.device)
+    singles = Singles(rows, contexts, rows, numbers.tables, numbers.width)
+    runs = Runs(numbers.run_contexts, numbers.tables, numbers.width, numbers.tokens)
+    states = RunPlan(numbers.state_slots, numbers.runs, numbers.chunks, numbers.places, padded=True)
+    return AttentionPlan(singles, runs, padded=True), states
 
 
 def _to_device(numbers: list[int], device: torch.device) -> Tensor:
@@ -68,7 +80,7 @@ def gated_attention(
     dtype: torch.dtype,
 ) -> Tensor:
     """See `ops.FusedKernels.gated_attention`."""
-    output = torch.empty(query.shape, dtype=dtype, device=query.device)
+    output = (torch.zeros if plan.padded else torch.empty)(query.shape, dtype=dtype, device=query.device)
     if plan.singles is not None:
         attend_singles(query, key_cache, value_cache, plan.singles, scale, gate, output)
     if plan.runs is not None:

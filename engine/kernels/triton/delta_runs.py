@@ -13,6 +13,7 @@ bfloat16 numbers, which keeps 16 bits of it: within a chunk errors are not corre
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -33,12 +34,16 @@ VALUES = 32
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Where the runs of a step lie; int32 on the device, made once a step by `plan_runs`, shared by all layers."""
+    """Where the runs of a step lie; int32 on the device, made once a step, shared by all layers.
+
+    Runs and chunks may be empty; if `padded`, there may be tokens of no run, whose results are zeros.
+    """
 
     slots: Tensor  # [R]
     runs: Tensor  # [R, 3]: first row, tokens, first chunk
     chunks: Tensor  # [N, 2]: first row, tokens
     tokens: Tensor  # [T, 2]: place within the run, run
+    padded: bool = False
 
 
 def plan_runs(lens: tuple[int, ...], slots: Tensor) -> RunPlan:
@@ -50,11 +55,10 @@ def plan_runs(lens: tuple[int, ...], slots: Tensor) -> RunPlan:
         runs += [row, length, len(chunks)]
         chunks += [(row + at, min(CHUNK, length - at)) for at in range(0, length, CHUNK)]
         row += length
-    flat = torch.tensor(runs + [number for chunk in chunks for number in chunk], dtype=torch.int32)
-    lengths = torch.tensor(lens, dtype=torch.int32)
-    run = torch.repeat_interleave(torch.arange(len(lens), dtype=torch.int32), lengths)
-    place = torch.arange(row, dtype=torch.int32) - torch.tensor(runs[::3], dtype=torch.int32)[run.long()]
-    host = torch.cat((flat, torch.stack((place, run), 1).flatten()))
+    flat = np.array(runs + [number for chunk in chunks for number in chunk], dtype=np.int32)
+    run = np.repeat(np.arange(len(lens), dtype=np.int32), lens)
+    place = np.arange(row, dtype=np.int32) - np.array(runs[::3], dtype=np.int32)[run]
+    host = torch.from_numpy(np.concatenate((flat, np.stack((place, run), 1).ravel())))
     sent = (host.pin_memory() if slots.device.type == "cuda" else host).to(slots.device, non_blocking=True)
     cut = len(runs) + 2 * len(chunks)
     parts = sent[: len(runs)].view(-1, 3), sent[len(runs) : cut].view(-1, 2), sent[cut:].view(-1, 2)
@@ -98,7 +102,7 @@ def delta_rule_runs(mixed: Tensor, ba: Tensor, weights: DeltaWeights, recurrent:
     systems, scores = torch.empty(2, chunks, heads, CHUNK, CHUNK, dtype=torch.float32, device=device)
     strengths = torch.empty(chunks, heads, CHUNK, dtype=torch.float32, device=device)
     factors = torch.empty(3, tokens, heads, dtype=torch.float32, device=device)
-    output = torch.empty(tokens, heads, value_dim, dtype=torch.float32, device=device)
+    output = (torch.zeros if plan.padded else torch.empty)(tokens, heads, value_dim, dtype=torch.float32, device=device)
     gates = (weights.decay_rate, weights.dt_bias)
     _describe_chunks[(chunks, heads)](
         mixed,
@@ -245,6 +249,8 @@ def _move_windows(
     run = tl.program_id(0)
     column, channel, width = _piece(tl.program_id(1), HEADS, SHARED, K, V)
     first, count = tl.load(runs + run * 3).to(tl.int64), tl.load(runs + run * 3 + 1)
+    if count == 0:
+        return
     at = tl.arange(0, BLOCK)
     inside = at < width
     window = windows + tl.load(slots + run).to(tl.int64) * window_stride + (channel + at) * (TAPS - 1)
@@ -338,6 +344,8 @@ def _carry_state(
     head, run = tl.program_id(1), tl.program_id(2)
     heads, key_head = HEADS * SHARED, head // SHARED
     first, count = tl.load(runs + run * 3).to(tl.int64), tl.load(runs + run * 3 + 1)
+    if count == 0:
+        return
     chunk = tl.load(runs + run * 3 + 2).to(tl.int64)
     token, at_k = tl.arange(0, CHUNK), tl.arange(0, K)
     at_v = tl.program_id(0) * VALUES + tl.arange(0, VALUES)

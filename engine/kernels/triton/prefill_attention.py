@@ -16,10 +16,14 @@ KEYS = 64
 
 @dataclass(frozen=True)
 class Runs:
-    """R runs: int32 [R, 4] of first row, new tokens, context (new tokens included) and row of the block tables."""
+    """R runs: int32 [R, 4] of first row, new tokens, context (new tokens included) and row of the block tables.
+
+    A row of `tables` starts every `width[0]` entries. No run has more than `longest` new tokens; one may have none.
+    """
 
     described: Tensor
     tables: Tensor
+    width: Tensor
     longest: int
 
 
@@ -44,7 +48,7 @@ def attend_runs(
         output,
         scale * 1.4426950408889634,
         kv_heads,
-        runs.tables.stride(0),
+        runs.width,
         *((gate.stride(0), gate.stride(1)) if gate is not None else (0, 0)),
         SHARED=shared,
         PADDED=padded,
@@ -124,7 +128,7 @@ def _attend_tile(
     context = tl.load(runs + run * 4 + 2)
     if tile * TOKENS >= count:
         return
-    table = tables + tl.load(runs + run * 4 + 3).to(tl.int64) * table_width
+    table = tables + tl.load(runs + run * 4 + 3).to(tl.int64) * tl.load(table_width)
     row, at = tl.arange(0, TOKENS * PADDED), tl.arange(0, BLOCK)
     token, head = tile * TOKENS + row // PADDED, kv_head * SHARED + row % PADDED
     here = ((token < count) & (row % PADDED < SHARED))[:, None] & (at < D)[None, :]

@@ -102,12 +102,24 @@ def _own_rows(tile, table, SHARED_TILES, order, starts, T, TOP: tl.constexpr, BM
     return expert, choices, tokens, exist
 
 
+@triton.jit
+def _scaled_product(activations, weights, scale, weight_scale, TURNED: tl.constexpr):
+    """FP8 activations [BM, K] times weights [BN, K] and their scales: [BM, BN], or if TURNED [BN, BM].
+
+    The matrix units take at least 64 rows of the left operand, so of few tokens the weights' rows are these.
+    """
+    if TURNED:
+        return tl.dot(weights, tl.trans(activations)) * weight_scale[:, None] * scale[None, :]
+    return tl.dot(activations, tl.trans(weights)) * scale[:, None] * weight_scale[None, :]
+
+
 @triton.jit(do_not_specialize=["T", "SHARED_TILES"])
 def _fp8_gate_up_kernel(
     x, x_scale, w, s, shared_w, shared_s, table, SHARED_TILES, order, starts, inner, inner_scale,
     T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """One block of 128 inner columns: gate and up side by side, their SiLU product rounded to FP8 at once."""
+    TURNED: tl.constexpr = BM < 64
     block = tl.program_id(0)
     expert, choices, tokens, exist = _own_rows(tl.program_id(1), table, SHARED_TILES, order, starts, T, TOP, BM)
     if expert == -2:
@@ -119,17 +131,19 @@ def _fp8_gate_up_kernel(
         w, s = shared_w, shared_s
     lanes = tl.arange(0, 128)
     x_at = x + tokens[:, None] * K + lanes[None, :]
-    gate_at = w + (block * 128 + lanes)[None, :] * K + lanes[:, None]
-    gate_scale = s + block * (K // BLOCK)
+    gate_at = w + (block * 128 + lanes)[:, None] * K + lanes[None, :]
+    gate_scale = s + block * (K // BLOCK) + lanes * 0
     up_scale = gate_scale + N // BLOCK * (K // BLOCK)
-    gate, up = tl.zeros((BM, 128), tl.float32), tl.zeros((BM, 128), tl.float32)
+    gate = tl.zeros((128, BM) if TURNED else (BM, 128), tl.float32)
+    up = tl.zeros((128, BM) if TURNED else (BM, 128), tl.float32)
     for k in tl.range(0, K // BLOCK):
         activations = tl.load(x_at + k * 128)
         scale = tl.load(x_scale + tokens * (K // BLOCK) + k)
         gate_weights, up_weights = tl.load(gate_at + k * 128), tl.load(gate_at + N * K + k * 128)
-        gate += tl.dot(activations, gate_weights) * (scale * tl.load(gate_scale + k))[:, None]
-        up += tl.dot(activations, up_weights) * (scale * tl.load(up_scale + k))[:, None]
-    codes, scales = scaled_codes(gate * tl.sigmoid(gate) * up, 1)
+        gate += _scaled_product(activations, gate_weights, scale, tl.load(gate_scale + k), TURNED)
+        up += _scaled_product(activations, up_weights, scale, tl.load(up_scale + k), TURNED)
+    result = gate * tl.sigmoid(gate) * up
+    codes, scales = scaled_codes(tl.trans(result) if TURNED else result, 1)
     out = inner + choices[:, None] * N + (block * 128 + lanes)[None, :]
     tl.store(out, codes, mask=exist[:, None])
     tl.store(inner_scale + choices * (N // BLOCK) + block, scales, mask=exist)
@@ -140,6 +154,7 @@ def _fp8_down_kernel(
     inner, inner_scale, w, s, shared_w, shared_s, table, SHARED_TILES, order, starts, terms,
     T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
+    TURNED: tl.constexpr = BM < 64
     expert, choices, _, exist = _own_rows(tl.program_id(1), table, SHARED_TILES, order, starts, T, TOP, BM)
     if expert == -2:
         return
@@ -152,13 +167,14 @@ def _fp8_down_kernel(
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
     at = tl.minimum(cols, N - 1)
     scale_at = s + at // BLOCK * (K // BLOCK)
-    acc = tl.zeros((BM, BN), tl.float32)
+    acc = tl.zeros((BN, BM) if TURNED else (BM, BN), tl.float32)
     for k in tl.range(0, K // BLOCK):
         activations = tl.load(inner + choices[:, None] * K + (k * 128 + lanes)[None, :])
-        weights = tl.load(w + at[None, :] * K + (k * 128 + lanes)[:, None])
+        weights = tl.load(w + at[:, None] * K + (k * 128 + lanes)[None, :])
         scale = tl.load(inner_scale + choices * (K // BLOCK) + k)
-        acc += tl.dot(activations, weights) * scale[:, None] * tl.load(scale_at + k)[None, :]
-    tl.store(terms + choices[:, None] * N + cols[None, :], acc, mask=exist[:, None] & (cols < N)[None, :])
+        acc += _scaled_product(activations, weights, scale, tl.load(scale_at + k), TURNED)
+    result = tl.trans(acc) if TURNED else acc
+    tl.store(terms + choices[:, None] * N + cols[None, :], result, mask=exist[:, None] & (cols < N)[None, :])
 
 
 @triton.jit(do_not_specialize=["T", "SHARED_TILES"])

@@ -107,14 +107,26 @@ def _sort_kernel(experts, order, starts, P, E, STEP: tl.constexpr, EARLY: tl.con
 def tile_table(starts: Tensor, rows: int, choices: int) -> Tensor:
     """The tiles of at most `rows` sorted choices that no two experts share: int32 [tiles, 2] of expert and first.
 
-    As many as `choices` could need at worst; what is beyond the last has expert -1.
+    As many as `choices` could need at worst; what is beyond the last has expert -1, and its first is not set.
     """
     count = starts.shape[0] - 1
     most = min(choices, choices // rows + count)
-    per_expert = (starts.diff() + (rows - 1)).div_(rows, rounding_mode="floor")
-    ends = per_expert.cumsum(0)
-    tiles = torch.arange(most, device=starts.device)
-    expert = torch.searchsorted(ends, tiles, right=True)
-    known = expert.clamp(max=count - 1)
-    first = starts[known] + (tiles - (ends - per_expert)[known]) * rows
-    return torch.stack([torch.where(expert < count, expert, -1), first], dim=1).int()
+    table = torch.empty((most, 2), dtype=torch.int32, device=starts.device)
+    _tile_kernel[(1,)](starts, table, most, count, rows, triton.next_power_of_2(count), num_warps=4, **early(starts))
+    return table
+
+
+@triton.jit(do_not_specialize=["most"])
+def _tile_kernel(starts, table, most, E, ROWS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr):
+    await_inputs(EARLY)
+    expert = tl.arange(0, BLOCK)
+    first = tl.load(starts + expert, mask=expert < E, other=0)
+    tiles = tl.cdiv(tl.load(starts + expert + 1, mask=expert < E, other=0) - first, ROWS)
+    place, total = tl.cumsum(tiles, 0) - tiles, tl.sum(tiles, 0)
+    for tile in tl.range(0, tl.max(tiles, 0)):
+        at = table + 2 * (place + tile)
+        tl.store(at, expert, mask=tile < tiles)
+        tl.store(at + 1, first + tile * ROWS, mask=tile < tiles)
+    for idle in tl.range(0, most, BLOCK):
+        at = idle + expert
+        tl.store(table + 2 * at, -1, mask=(at >= total) & (at < most))

@@ -6,7 +6,7 @@ import torch
 from engine.cache.delta_state import DeltaState
 from engine.cache.paged_kv import BlockPool
 from engine.cache.prefix import PrefixTree
-from engine.cache.snapshots import SnapshotStore, plan_snapshots
+from engine.cache.snapshots import SNAPSHOTS_EACH, SnapshotStore, plan_snapshots
 from engine.config import EngineConfig
 from engine.errors import UserError
 from engine.weights.synthetic import SHAPES
@@ -53,7 +53,7 @@ def test_a_full_store_of_pinned_snapshots_takes_no_more(state: DeltaState) -> No
 def test_budgets_default_to_shares_of_memory_and_are_one_on_cpu() -> None:
     each = DeltaState(TINY, 1, F32, F32, CPU).nbytes
     plan = lambda free=1 << 40, **limits: plan_snapshots(TINY, EngineConfig(max_running=2, **limits), F32, free)  # noqa: E731
-    assert plan() == (8 * each, 0)
+    assert plan() == (2 * SNAPSHOTS_EACH * each, 0)
     assert plan(free=16 * each) == (2 * each, 0)
     assert plan(state_cache_bytes=3 * each, host_state_cache_bytes=each) == (4 * each, 0)
     assert plan(state_cache_bytes=3 * each, host_state_cache_bytes=each, device="cuda") == (3 * each, each)

@@ -85,13 +85,14 @@ class FakeDecoder:
 class FakeRunner:
     """Stands in for `Runner`."""
 
-    def __init__(self, decoder: Any, cache: CacheTensors, device: torch.device, captured: Any = None) -> None:
+    def __init__(self, decoder: Any, cache: CacheTensors, device: torch.device, captured: Sequence[Any]) -> None:
         self._decoder = FakeDecoder(decoder.config.vocab_size, cache)
         self._captured = captured
 
     def run(self, chunks: Sequence[Chunk], *, every_row: bool = False) -> Tensor:
-        if self._captured is not None and not every_row and self._captured.covers(chunks):
-            return self._captured.run(chunks)
+        for captured in () if every_row else self._captured:
+            if captured.covers(chunks):
+                return captured.run(chunks)  # type: ignore[no-any-return]
         prints = []
         for chunk in chunks:
             sequence, start = chunk.sequence, chunk.start
@@ -104,18 +105,21 @@ class FakeRunner:
         return self._decoder.logits(prints) if prints else torch.empty(0, self._decoder._vocabulary)
 
 
-class Recorder:
-    """Stands in for CUDA's capture: what was captured is called again."""
+class Replay:
+    """Stands in for a captured graph: what was captured is called again."""
 
-    def __call__(self, compute: Callable[[], Tensor]) -> tuple["Recorder", Tensor]:
-        again = Recorder()
-        again.compute, again.result = compute, compute()  # type: ignore[attr-defined]
-        return again, again.result  # type: ignore[attr-defined]
+    def __init__(self, compute: Callable[[], Tensor]) -> None:
+        self._compute, self.result = compute, compute()
 
     def replay(self) -> None:
-        found = self.compute()  # type: ignore[attr-defined]
-        if found is not self.result:  # type: ignore[attr-defined]
-            self.result.copy_(found)  # type: ignore[attr-defined]
+        found = self._compute()
+        if found is not self.result:
+            self.result.copy_(found)
+
+
+def capture_step(step: Callable[[], Tensor], *_: object) -> tuple[Replay, Tensor]:
+    replay = Replay(step)
+    return replay, replay.result
 
 
 class Event:
@@ -152,7 +156,10 @@ def fake_model(*, with_graphs: bool):  # type: ignore[no-untyped-def]
         patch.setattr("engine.core.sampler.CANDIDATES", 8)
         patch.setattr("engine.core.memory.STATE_GRID", 8)
         patch.setattr(placement, "Runner", FakeRunner)
-        patch.setattr(graphs, "_Recorder", Recorder)
-        patch.setattr(torch.cuda, "Event", Event)
+        patch.setattr(placement, "mixed_graphs", lambda *_: None)
+        patch.setattr(placement, "_eager_sizes", lambda _: [])
+        patch.setattr(graphs, "capture_step", capture_step)
+        for name in ("Event", "Stream", "graph_pool_handle"):
+            patch.setattr(torch.cuda, name, Event)
         patch.setattr(placement, "decode_graphs", captured if with_graphs else lambda *_: None)
         yield

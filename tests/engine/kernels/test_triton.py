@@ -2,13 +2,19 @@
 
 import os
 from collections.abc import Sequence
+from random import Random
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from engine.core.mixed_layout import Layout, fill
+from engine.core.request import Request, SamplingParams
+from engine.core.sequence import Chunk, SequenceState
+from engine.core.text_stream import TextStream
 from engine.kernels import reference
-from engine.kernels.ops import HeadNorms
+from engine.kernels.ops import HeadNorms, MixedNumbers
 from engine.kernels.reference_delta import DeltaWeights
 
 CUDA = torch.cuda.is_available()
@@ -216,3 +222,56 @@ def test_a_token_does_not_depend_on_the_batch() -> None:
     together = attend([0, 1, 2, 3])
     for row in range(4):
         assert torch.equal(attend([row])[0], together[row])
+
+
+def mixed_numbers(
+    lens: Sequence[int], contexts: Sequence[int], blocks: Sequence[Sequence[int]], slots: Sequence[int]
+) -> tuple[Layout, MixedNumbers]:
+    """A step of sequences as `engine.core.mixed_graphs` sends it, with room left over."""
+    layout = Layout(singles=4, tokens=256, max_blocks=8)
+    chunks = []
+    for length, context, own, slot in zip(lens, contexts, blocks, slots, strict=True):
+        request = Request("r", (0,) * context, SamplingParams())
+        sequence = SequenceState(request, [0] * context, Random(0), TextStream(None, ()))  # type: ignore[arg-type]
+        sequence.blocks, sequence.slot, sequence.computed = list(own), slot, context - length
+        chunks.append(Chunk(sequence, length))
+    buffer = np.zeros(layout.length, dtype=np.int32)
+    fill(buffer, layout, chunks, block_size=16)
+    sent = torch.from_numpy(buffer).to(DEVICE)
+    fields = layout.views(sent)
+    tables, states = sent[layout.header :], fields["states"].long()
+    rest = (fields["runs"], fields["chunks"], fields["places"])
+    return layout, MixedNumbers(
+        fields["singles"][4], fields["contexts"], tables, fields["width"], layout.tokens, states, *rest
+    )
+
+
+def test_rows_of_nobody_change_nothing() -> None:
+    """A step laid out in fixed places against the same step as it is; the rows left over hold what is no number."""
+    lens, contexts, slots = (1, 70, 1, 3), (40, 100, 17, 3), (2, 0, 1, 5)
+    blocks = ([3, 1, 0], list(range(4, 11)), [11, 12], [13])
+    layout, numbers = mixed_numbers(lens, contexts, blocks, slots)
+    plan, run_plan = triton.plan_mixed(numbers)
+    tables = torch.tensor([own + [0] * (7 - len(own)) for own in blocks], dtype=torch.int32, device=DEVICE)
+    plain = triton.plan_attention(tables, lens, contexts, 16)
+    where = [0, *range(4, 74), 1, *range(74, 77)]
+    keys, values = randn(16, 16, 2, 32, dtype=KV), randn(16, 16, 2, 32, dtype=KV)
+    query = torch.full((layout.singles + layout.tokens, 4, 32), float("nan"), device=DEVICE, dtype=KV)
+    query[where] = randn(75, 4, 32, dtype=KV)
+    got = triton.paged_attention(query, keys, values, plan, 0.2)
+    want = triton.paged_attention(query[where].contiguous(), keys, values, plain, 0.2)
+    assert torch.equal(got[where], want)
+    others = [row for row in range(len(query)) if row not in where]
+    assert not got[others].count_nonzero()
+
+    layer = Layer(2, 4, 32, slots=6)
+    run_slots = torch.tensor([0, 5], device=DEVICE)
+    qkvz, ba = layer.inputs(layout.tokens)
+    states = [(layer.window.clone(), layer.recurrent.clone()) for _ in range(2)]
+    got = triton.delta_net_runs(qkvz, ba, layer.weights, *states[0], run_plan, KV)
+    want = triton.delta_net_runs(
+        qkvz[:73], ba[:73], layer.weights, *states[1], triton.plan_runs((70, 3), run_slots), KV
+    )
+    assert torch.equal(got[:73], want)
+    assert not got[73:].count_nonzero()
+    assert all(torch.equal(*pair) for pair in zip(*states, strict=True))

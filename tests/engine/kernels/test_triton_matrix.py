@@ -183,6 +183,18 @@ def test_experts(format: str, tokens: int) -> None:
     assert error(few.moe(made.x, alone, made.weights, made.experts, None), made.routed) < TOLERANCE
 
 
+@pytest.mark.parametrize("rows", [16, 32, 64] if GPU else [16, 64])
+def test_fp8_tiles_of_few_and_of_many_tokens(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles below 64 rows have weights for the left operand."""
+    launches = {name: {**launch, "BM": rows} if "BM" in launch else launch for name, launch in tables.DEFAULTS.items()}
+    monkeypatch.setattr(tables, "DEFAULTS", launches)
+    made = Mixture("fp8", 100 if GPU else 3)
+    stack = expert_stack(*made.stacks, *made.shared)
+    assert stack is not None
+    got = grouped.moe(made.x, stack, made.weights, made.experts, made.logit)
+    assert error(got, made.whole) < (FP8_TOLERANCE if GPU else 0.15)
+
+
 @on_gpu
 @pytest.mark.skipif(not GPU, reason="no CUDA device")
 @pytest.mark.parametrize("tokens", [1, 8, 300])
