@@ -2,15 +2,17 @@
 
     python benchmarks/gpu_rivals.py OUT.json
 
-At the shapes of Qwen3-Coder-Next. Every case prints both medians in microseconds (the L2 cache flushed before each
-call), the limit of this device's memory or multipliers where one was given, and each result's relative error against
-float64, so that a rival that computes something else shows. A rival that is not installed, or does not run here, says
-so on its line. Needs a Hopper GPU; exit status 2 without one.
+At the shapes of Qwen3-Coder-Next. Every case prints both medians in microseconds, the limit of this device's memory or
+multipliers where one was given, and each result's relative error against float64, so that a rival that computes
+something else shows. A rival that is not installed, or does not run here, says so on its line. Needs a Hopper GPU; exit
+status 2 without one.
 """
 
 import json
+import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,28 @@ from torch import Tensor
 COPY, PRODUCTS = 4.2e12, 7.9e14
 """Bytes and bfloat16 operations a second that one H200 was measured to do (benchmarks/NOTES.md)."""
 
-HEADS, KEY_HEADS, DIM, HIDDEN, INNER, EXPERTS, TOP = 32, 16, 128, 2048, 512, 512, 10
+HEADS, KEY_HEADS, DIM, HIDDEN = 32, 16, 128, 2048
+COPIES = 8
+"""Sets of weights that calls go over."""
 
 
-def median_us(call: Callable[[], object]) -> float:
-    from triton.testing import do_bench
-
-    return float(do_bench(call, warmup=50, rep=200, return_mode="median")) * 1e3
+def median_us(calls: Sequence[Callable[[], object]]) -> float:
+    """Of one call, from replays of a graph of all of them: over other weights each, more than the L2 cache holds."""
+    for call in calls:
+        call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    times = []
+    for _ in range(20):
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        graph.replay()
+        last.record()
+        last.synchronize()
+        times.append(first.elapsed_time(last) * 1e3 / len(calls))
+    return statistics.median(times)
 
 
 def error(got: Tensor, want: Tensor) -> float:
@@ -37,8 +54,8 @@ def delta_rule(tokens: int) -> dict[str, Any]:
     """From q|k|v after the convolution to the outputs, gates included on our side, norms of q and k on both."""
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
-    from engine.kernels import triton as ours
     from engine.kernels.reference_delta import DeltaWeights
+    from engine.kernels.triton import delta_runs as ours
 
     torch.manual_seed(0)
     mixed = torch.randn(tokens, (2 * KEY_HEADS + HEADS) * DIM, device="cuda", dtype=torch.bfloat16)
@@ -67,7 +84,7 @@ def delta_rule(tokens: int) -> dict[str, Any]:
     got = own().clone()
     state.zero_()
     difference = error(got, rival())
-    return {"ours": median_us(own), "rival": median_us(rival), "difference": difference}
+    return {"ours": median_us([own] * 8), "rival": median_us([rival] * 8), "difference": difference}
 
 
 def dense(tokens: int, out: int, columns: int) -> dict[str, Any]:
@@ -80,61 +97,23 @@ def dense(tokens: int, out: int, columns: int) -> dict[str, Any]:
     from engine.quant.linear import QuantizedLinear
 
     torch.manual_seed(0)
-    weight = torch.randn(out, columns, device="cuda") * columns**-0.5
-    packed = pack(weight, "fp8")
+    weights = [torch.randn(out, columns, device="cuda") * columns**-0.5 for _ in range(COPIES)]
+    packed = [pack(weight, "fp8") for weight in weights]
     x = torch.randn(tokens, columns, device="cuda", dtype=torch.bfloat16)
-    want = x.double() @ weight.double().t()
+    want = x.double() @ weights[0].double().t()
     result = torch.empty(tokens, out, device="cuda", dtype=torch.bfloat16)
-    codes, scale = quantize(x, by_token=True)
-    sides = (codes, scale), (packed.tensors["weight"], packed.tensors["scale"])
+    left = quantize(x, by_token=True)
 
-    def rival() -> Tensor:
-        deep_gemm.fp8_gemm_nt(*sides, result)
+    def rival(number: int) -> Tensor:
+        deep_gemm.fp8_gemm_nt(left, (packed[number].tensors["weight"], packed[number].tensors["scale"]), result)
         return result
 
-    layer = QuantizedLinear(packed)
-    own: Callable[[], Tensor] = (lambda: layer(x)) if tokens <= 64 else (lambda: fp8_dynamic.multiply(x, packed))
+    multiply = fp8_dynamic.multiply if tokens > 64 else lambda x, packed: QuantizedLinear(packed)(x)
     limit = max(out * columns / COPY, tokens * out * columns / PRODUCTS) * 1e6
     return {
-        "ours": median_us(own), "rival": median_us(rival), "limit": limit,
-        "error_ours": error(own(), want), "error_rival": error(rival(), want),
-    }  # fmt: skip
-
-
-def experts(tokens: int) -> dict[str, Any]:
-    """Both grouped products of the mixture; ours also routes, sorts, rounds and adds up, the rival does none of it."""
-    import deep_gemm
-
-    from benchmarks.autotune import stack_of
-    from engine.kernels.triton_matrix import grouped
-
-    stack = stack_of("fp8", small=False)
-    x = torch.randn(tokens, HIDDEN, device="cuda", dtype=torch.bfloat16)
-    chosen = torch.rand(tokens, EXPERTS, device="cuda").topk(TOP).indices
-    weights = torch.full((tokens, TOP), 0.1, device="cuda")
-    counts = torch.bincount(chosen.flatten(), minlength=EXPERTS)
-    padded = (counts + 127) // 128 * 128
-    rows = int(padded.sum())
-    owner = torch.repeat_interleave(torch.arange(EXPERTS, device="cuda"), padded).int()
-    groups = (HIDDEN // 128, INNER // 128)
-    wide = torch.randn(rows, HIDDEN, device="cuda").to(torch.float8_e4m3fn), torch.ones(rows, groups[0], device="cuda")
-    inner = torch.randn(rows, INNER, device="cuda").to(torch.float8_e4m3fn), torch.ones(rows, groups[1], device="cuda")
-    up, down = (
-        (part.weight.view(torch.float8_e4m3fn).view(EXPERTS, n, k), part.scale.view(EXPERTS, n // 128, k // 128))
-        for part, n, k in ((stack.gate_up, 2 * INNER, HIDDEN), (stack.down, HIDDEN, INNER))
-    )
-    first = torch.empty(rows, 2 * INNER, device="cuda", dtype=torch.bfloat16)
-    second = torch.empty(rows, HIDDEN, device="cuda", dtype=torch.bfloat16)
-
-    def rival() -> None:
-        deep_gemm.m_grouped_fp8_gemm_nt_contiguous(wide, up, first, owner)
-        deep_gemm.m_grouped_fp8_gemm_nt_contiguous(inner, down, second, owner)
-
-    read = float((counts > 0).sum()) * 3 * HIDDEN * INNER
-    limit = max(read / COPY, 3 * tokens * TOP * HIDDEN * INNER / PRODUCTS) * 1e6
-    return {
-        "ours": median_us(lambda: grouped.moe(x, stack, weights, chosen, None)),
-        "rival": median_us(rival), "limit": limit, "rows_of_rival": rows,
+        "ours": median_us([partial(multiply, x, one) for one in packed]),
+        "rival": median_us([partial(rival, number) for number in range(COPIES)]), "limit": limit,
+        "error_ours": error(multiply(x, packed[0]), want), "error_rival": error(rival(0), want),
     }  # fmt: skip
 
 
@@ -146,37 +125,32 @@ def int4(tokens: int, out: int, columns: int) -> dict[str, Any]:
     from engine.quant.linear import QuantizedLinear
 
     torch.manual_seed(0)
-    weight = torch.randn(out, columns, device="cuda", dtype=torch.bfloat16) * columns**-0.5
+    weights = [torch.randn(out, columns, device="cuda", dtype=torch.bfloat16) * columns**-0.5 for _ in range(COPIES)]
     x = torch.randn(tokens, columns, device="cuda", dtype=torch.bfloat16)
-    layer = HummingLayer(
-        shape_n=out, shape_k=columns, weight_config={"dtype": "int4", "group_size": 128}, torch_dtype=torch.bfloat16
-    ).cuda()
-    layer.load_from_unquantized(weight)
-    layer.transform()
-    own = QuantizedLinear(pack(weight.float(), "int4"))
-    want = x.double() @ weight.double().t()
+    rivals = []
+    for weight in weights:
+        form = {"dtype": "int4", "group_size": 128}
+        layer = HummingLayer(shape_n=out, shape_k=columns, weight_config=form, torch_dtype=torch.bfloat16).cuda()
+        layer.load_from_unquantized(weight)
+        layer.transform()
+        rivals.append(layer)
+    own = [QuantizedLinear(pack(weight.float(), "int4")) for weight in weights]
+    want = x.double() @ weights[0].double().t()
     return {
-        "ours": median_us(lambda: own(x)), "rival": median_us(lambda: layer(x)),
+        "ours": median_us([partial(layer, x) for layer in own]),
+        "rival": median_us([partial(layer, x) for layer in rivals]),
         "limit": max(out * columns * 0.53 / COPY, 2 * tokens * out * columns / PRODUCTS) * 1e6,
-        "error_ours": error(own(x), want), "error_rival": error(layer(x), want),
+        "error_ours": error(own[0](x), want), "error_rival": error(rivals[0](x), want),
     }  # fmt: skip
 
 
 def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     for tokens in (896, 8192):
-        yield f"delta rule, {tokens} tokens; rival fla-core", lambda tokens=tokens: delta_rule(tokens)
+        yield f"delta rule, {tokens} tokens; rival fla-core", partial(delta_rule, tokens)
     for tokens in (8, 64, 912, 8192):
-        yield (
-            f"qkvz 12288 x 2048 fp8, {tokens} tokens; rival DeepGEMM",
-            lambda tokens=tokens: dense(tokens, 12288, HIDDEN),
-        )
-    for tokens in (912, 8192):
-        yield f"experts fp8, {tokens} tokens; rival DeepGEMM", lambda tokens=tokens: experts(tokens)
+        yield f"qkvz 12288 x 2048 fp8, {tokens} tokens; rival DeepGEMM", partial(dense, tokens, 12288, HIDDEN)
     for tokens in (1, 8, 64):
-        yield (
-            f"qkvz 12288 x 2048 int4, {tokens} tokens; rival humming",
-            lambda tokens=tokens: int4(tokens, 12288, HIDDEN),
-        )
+        yield f"qkvz 12288 x 2048 int4, {tokens} tokens; rival humming", partial(int4, tokens, 12288, HIDDEN)
 
 
 def main() -> int:
