@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from engine.kernels.triton_matrix.blocks import is_block_type, row_products, row_words
 from engine.kernels.triton_matrix.tiles import RUN, SCALE_BLOCK, nibbles
 
 
@@ -18,6 +19,12 @@ def choice_products(
     """
     acc = tl.zeros((CHOICES, BN), tl.float32)
     here = exist[:, None, None]
+    if is_block_type(FORMAT):
+        matrices, rows = w[:, None, None, None], (cols * row_words(FORMAT, K))[None, :, None, None]
+        there = here[:, :, :, None]
+        for k in tl.static_range(0, K, BK):
+            acc += row_products(x[:, None, None, None], there, matrices + rows, there, k, K, FORMAT, BK)
+        return acc
     for k in tl.static_range(0, K, BK):
         at = k + tl.arange(0, BK)
         activations = tl.load(x[:, None] + at[None, :], mask=exist[:, None], other=0.0)

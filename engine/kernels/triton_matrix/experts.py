@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_matrix.blocks import is_block_type, row_products, row_words
 from engine.kernels.triton_matrix.choices import choice_products
 from engine.kernels.triton_matrix.operands import Operands, early, row_step
 from engine.kernels.triton_matrix.routing import sort_choices
@@ -24,7 +25,7 @@ DIRECT_TOKENS = 8
 
 @dataclass(frozen=True)
 class ExpertStack:
-    """`gate_up` [E, 2·N, K] and `down` [E, K, N] of one format, and the shared expert's [2·N, K] and [K, N] if any."""
+    """`gate_up` [E, 2·N, K] and `down` [E, K, N], each of any format, and the shared expert's likewise, if any."""
 
     gate_up: Operands
     down: Operands
@@ -46,7 +47,8 @@ class ExpertStack:
     @property
     def name(self) -> str:
         """As the tables of launch parameters know it."""
-        return f"{self.gate_up.format} {self.count}x{self.inner}x{self.hidden}"
+        formats = dict.fromkeys((self.gate_up.format, self.down.format))
+        return f"{'/'.join(formats)} {self.count}x{self.inner}x{self.hidden}"
 
     @property
     def shared_gate_up_or_any(self) -> Operands:
@@ -105,11 +107,18 @@ def _row_gate_up_kernel(
     at = tl.minimum(cols, N - 1)
     gate, up = tl.zeros((BN,), tl.float32), tl.zeros((BN,), tl.float32)
     for k in tl.static_range(0, K, BK):
-        gate_rows, gate_scale, gate_zero = load_rows(w, s, at, 2 * N, K, k, FORMAT, GROUP, BK)
-        up_rows, up_scale, up_zero = load_rows(w, s, N + at, 2 * N, K, k, FORMAT, GROUP, BK)
-        activations = tl.load(x + k + tl.arange(0, BK))
-        gate += row_terms(activations, gate_rows, gate_scale, gate_zero, FORMAT, GROUP, BN, BK)
-        up += row_terms(activations, up_rows, up_scale, up_zero, FORMAT, GROUP, BN, BK)
+        if is_block_type(FORMAT):
+            rows = w + (at * row_words(FORMAT, K))[None, :, None, None]
+            activations = x + tl.zeros((1, 1, 1, 1), tl.int32)
+            gate += tl.sum(row_products(activations, None, rows, None, k, K, FORMAT, BK), 0)
+            rows += N * row_words(FORMAT, K)
+            up += tl.sum(row_products(activations, None, rows, None, k, K, FORMAT, BK), 0)
+        else:
+            gate_rows, gate_scale, gate_zero = load_rows(w, s, at, 2 * N, K, k, FORMAT, GROUP, BK)
+            up_rows, up_scale, up_zero = load_rows(w, s, N + at, 2 * N, K, k, FORMAT, GROUP, BK)
+            activations = tl.load(x + k + tl.arange(0, BK))
+            gate += row_terms(activations, gate_rows, gate_scale, gate_zero, FORMAT, GROUP, BN, BK)
+            up += row_terms(activations, up_rows, up_scale, up_zero, FORMAT, GROUP, BN, BK)
     tl.store(inner + row.to(tl.int64) * N + cols, gate * tl.sigmoid(gate) * up, mask=cols < N)
 
 
@@ -119,7 +128,8 @@ def _row_down_kernel(
     output, T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
     BK: tl.constexpr, SHARED: tl.constexpr, BN: tl.constexpr, CHOICES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    ROW_BYTES: tl.constexpr = K // 2 if FORMAT == "int4" else K * w.dtype.element_ty.primitive_bitwidth // 8
+    HALF: tl.constexpr = FORMAT == "int4" or is_block_type(FORMAT)
+    ROW_BYTES: tl.constexpr = K // 2 if HALF else K * w.dtype.element_ty.primitive_bitwidth // 8
     token = tl.program_id(1).to(tl.int64)
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
     at = tl.minimum(cols, N - 1)

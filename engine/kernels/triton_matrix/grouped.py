@@ -26,7 +26,8 @@ def moe(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, shared_
     order, starts = sort_choices(experts.int(), stack.count)
     rows = tokens * choices + tokens * (shared_weight is not None)
     terms = torch.empty((rows, stack.hidden), dtype=x.dtype, device=x.device)
-    run = _fp8 if stack.gate_up.format == "fp8" and stack.inner % 128 == 0 else _weight_only
+    formats = {stack.gate_up.format, stack.down.format}
+    run = _fp8 if formats == {"fp8"} and stack.inner % 128 == 0 else _weight_only
     run(x, stack, order, starts, terms, choices)
     return add_terms(terms, weights, shared_weight)
 

@@ -7,9 +7,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from engine.quant.gguf_words import WORDS
+
 FORMATS = ("bf16", "fp8", "int8", "int4")
+"""Formats of our own; the kernels take the GGUF block types of `engine.quant.gguf_words.WORDS` too."""
+
 STEP = 128
-"""Columns that a kernel takes at a time, but for int4, where it takes a group."""
+"""Columns that a kernel takes at a time, but for int4, where it takes a group, and blocks, where it takes a unit."""
 
 
 @runtime_checkable
@@ -45,6 +49,8 @@ class Operands:
 
 def operands(stored: object) -> Operands | None:
     """None where the kernels do not know the format, or the width is no multiple of a step."""
+    if isinstance(stored, Stored) and stored.format in WORDS:
+        return _block_operands(stored)
     if not isinstance(stored, Stored) or stored.format not in FORMATS:
         return None
     tensors, (out, columns) = stored.tensors, stored.shape[-2:]
@@ -56,6 +62,18 @@ def operands(stored: object) -> Operands | None:
     stacked = len(stored.shape) == 3
     strides = (weight.stride(0), scale.stride(0)) if stacked else (0, 0)
     return Operands(stored.format, out, columns, weight, scale, step, *strides)
+
+
+def _block_operands(stored: Stored) -> Operands | None:
+    """Blocks in words, whose scales lie behind the codes of each row."""
+    (out, columns), words, blocks = stored.shape[-2:], WORDS[stored.format], stored.tensors["blocks"]
+    if columns % words.columns or blocks.shape[-1] != words.row_bytes(columns):
+        return None
+    if not blocks.is_contiguous() or blocks.data_ptr() % 4:
+        return None
+    weight = blocks.view(torch.int32)
+    strides = (weight.stride(0), weight.stride(0)) if len(stored.shape) == 3 else (0, 0)
+    return Operands(stored.format, out, columns, weight, weight, words.columns, *strides)
 
 
 def row_step(columns: int) -> int:

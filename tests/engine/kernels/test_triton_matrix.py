@@ -23,6 +23,8 @@ from engine.kernels.triton_matrix.mixture import expert_stack  # noqa: E402
 from engine.kernels.triton_matrix.operands import FORMATS, operands  # noqa: E402
 from engine.quant import int4  # noqa: E402
 from engine.quant.formats import Packed, dequantize, pack  # noqa: E402
+from engine.quant.gguf_blocks import BLOCK_TYPES, expand  # noqa: E402
+from engine.quant.gguf_words import WORDS, device_order  # noqa: E402
 from engine.quant.linear import PackedExperts, stack_experts  # noqa: E402
 
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if GPU else ("cpu", torch.float32)
@@ -33,7 +35,11 @@ FP8_TOLERANCE = 6e-2
 
 on_gpu = pytest.mark.gpu
 sizes = pytest.mark.parametrize("tokens", [1, 3, 17, 100] if GPU else [1, 3])
-formats = pytest.mark.parametrize("format", FORMATS)
+formats = pytest.mark.parametrize("format", [*FORMATS, *WORDS])
+HALVES = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+"""Where the float16 of a block are."""
+SIZES = {"Q4_0": 5, "Q8_0": 74, "Q4_K": 280, "Q5_K": 570, "Q6_K": 1370}
+"""About what random blocks hold where these are 1."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +63,23 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", filled)
 
 
+def random_blocks(rows: int, columns: int, format: str) -> Tensor:
+    """Rows of blocks as in a file: any bytes, but scales that make weights of about columns^-1/2."""
+    kind = BLOCK_TYPES[format]
+    blocks = torch.randint(0, 256, (rows, columns // kind.width, kind.bytes), dtype=torch.uint8)
+    for start in HALVES[format]:
+        halves = (torch.rand(blocks.shape[:2]) + 0.5) * torch.randn(blocks.shape[:2]).sign()
+        scaled = (halves * columns**-0.5 / SIZES[format]).half().unsqueeze(-1)
+        blocks[:, :, start : start + 2] = scaled.view(torch.uint8)
+    return blocks.flatten(1)
+
+
 def packed(rows: int, columns: int, format: str) -> tuple[Packed, Tensor]:
     """A matrix as a GPU holds it, and its values in float64."""
+    if format in WORDS:
+        blocks = random_blocks(rows, columns, format)
+        words = {"blocks": device_order(blocks.to(DEVICE), format)}
+        return Packed(format, (rows, columns), words), expand(blocks, BLOCK_TYPES[format]).to(DEVICE).double()
     made = pack(torch.randn(rows, columns, device=DEVICE) * columns**-0.5, format)
     values = dequantize(made).double()
     if format == "int4" and not GPU:
@@ -139,11 +160,10 @@ def test_activations_are_rounded_as_the_portable_path_does() -> None:
 class Mixture:
     """Experts, a shared one and a routing, with the sum that they must give in float64."""
 
-    def __init__(self, format: str, tokens: int) -> None:
-        ups, downs = (
-            [packed(rows, columns, format) for _ in range(EXPERTS + 1)]
-            for rows, columns in ((2 * INNER, HIDDEN), (HIDDEN, INNER))
-        )
+    def __init__(self, format: str, tokens: int, down: str = "") -> None:
+        inner = 256 if format in WORDS and not GPU else INNER  # a whole unit
+        ups = [packed(2 * inner, HIDDEN, format) for _ in range(EXPERTS + 1)]
+        downs = [packed(HIDDEN, inner, down or format) for _ in range(EXPERTS + 1)]
         self.stacks: tuple[PackedExperts, PackedExperts] = (
             stack_experts([one for one, _ in ups[:EXPERTS]]),
             stack_experts([one for one, _ in downs[:EXPERTS]]),
