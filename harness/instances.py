@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import UserError
+from harness.starter.archive import STARTER_500, load_archive
 from harness.starter.catalogue import load_rows
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -23,8 +24,8 @@ _FILE_TYPES = (".parquet", ".json", ".jsonl")
 class Instance:
     """One dataset row. The agent may see `problem_statement` and the repository, never the patches or test names.
 
-    `image` is the official image's name, or None where the instance brings its base tree along in `tree`
-    (a folder that becomes `/testbed`, committed as `base_commit`).
+    `image` is the official image's name, or None where the instance brings its base tree along in `tree`: a folder, or
+    the text of each file by its path. It becomes `/testbed`, committed as `base_commit`.
     """
 
     instance_id: str
@@ -41,14 +42,15 @@ class Instance:
     eval_type: str
     image: str | None = None
     difficulty: str = ""
-    tree: Path | None = None
+    tree: Path | Mapping[str, str] | None = None
 
 
 def load_instances(dataset: str, ids: Sequence[str] = (), limit: int | None = None) -> list[Instance]:
     """Instances of `dataset`, in its order: those named by `ids` (all if empty), then at most `limit` of them.
 
-    `dataset` is `starter` (the bundled set), a .parquet, .json or .jsonl file with the official columns, or a hub id
-    (its `test` split). Raises `UserError` naming the dataset, the row and the column for anything that is not right.
+    `dataset` is `starter` or `starter-500` (the bundled sets), a .parquet, .json or .jsonl file with the official
+    columns, or a hub id (its `test` split). Raises `UserError` naming the dataset, the row and the column for anything
+    that is not right.
     """
     instances = [_read_row(row, f"{dataset}: row {number}") for number, row in enumerate(_load_rows(dataset), start=1)]
     if not instances:
@@ -92,17 +94,20 @@ def _refuse_duplicates(instances: Iterable[Instance], where: str) -> None:
 def _load_rows(dataset: str) -> Sequence[Any]:
     if dataset == "starter":
         return load_rows()
+    if dataset == STARTER_500:
+        return load_archive()
     path = Path(dataset)
     if path.suffix in _FILE_TYPES:
         return _read_file(path)
     if path.exists() or dataset.count("/") != 1:
-        raise UserError(f"{dataset}: a dataset is `starter`, a file ending in {', '.join(_FILE_TYPES)}, or a hub id")
+        kinds = f"`starter`, `{STARTER_500}`, a file ending in {', '.join(_FILE_TYPES)}, or a hub id"
+        raise UserError(f"{dataset}: a dataset is {kinds}")
     return _load_from_hub(dataset)
 
 
 def _read_file(path: Path) -> Sequence[Any]:
     if not path.is_file():
-        raise UserError(f"{path}: no such file; a dataset is `starter`, an existing file, or a hub id")
+        raise UserError(f"{path}: no such file; a dataset is `starter`, `{STARTER_500}`, an existing file, or a hub id")
     if path.suffix == ".parquet":
         return _read_parquet(path)
     try:
@@ -195,10 +200,22 @@ def _read_tests(row: Mapping[str, Any], column: str, where: str) -> tuple[str, .
     return tuple(tests)
 
 
-def _read_tree(row: Mapping[str, Any], where: str) -> Path | None:
+def _read_tree(row: Mapping[str, Any], where: str) -> Path | Mapping[str, str] | None:
     value = row.get("tree")
     if value is None:
         return None
+    if isinstance(value, Mapping):
+        return _read_files(value, where)
     if not isinstance(value, str | Path) or not Path(value).is_dir():
         raise UserError(f"{where}: column tree: `{value}` is not a folder; the base tree's folder would be right")
     return Path(value)
+
+
+def _read_files(files: Mapping[Any, Any], where: str) -> Mapping[str, str]:
+    for name, text in files.items():
+        path = PurePosixPath(name if isinstance(name, str) else "")
+        if not path.parts or path.is_absolute() or {"..", ".git"}.intersection(path.parts):
+            raise UserError(f"{where}: column tree: `{name}`; a relative path inside the tree would be right")
+        if not isinstance(text, str):
+            raise UserError(f"{where}: column tree: {name}: {type(text).__name__}; the file's text would be right")
+    return dict(files)

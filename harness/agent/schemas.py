@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from harness.agent.model import Message
 from harness.sandbox.base import TESTBED
+
+Schema = dict[str, Any]
+"""A function's name, description and parameters, in the form of OpenAI's `tools`."""
 
 EDITOR = "str_replace_editor"
 """The name under which models have met this kind of editor before."""
@@ -11,7 +13,7 @@ EDITOR = "str_replace_editor"
 
 def _describe(
     name: str, description: str, properties: dict[str, dict[str, Any]], required: list[str] | None = None
-) -> Message:
+) -> Schema:
     parameters = {
         "type": "object",
         "properties": properties,
@@ -74,6 +76,6 @@ _REVIEWED_SUBMIT = _describe(
     {},
 )
 
-TOOLS: tuple[Message, ...] = (BASH, _EDIT, _SUBMIT)
-MINI: tuple[Message, ...] = (BASH,)
-WITH_EDITOR: tuple[Message, ...] = (BASH, _EDITOR, _REVIEWED_SUBMIT)
+TOOLS: tuple[Schema, ...] = (BASH, _EDIT, _SUBMIT)
+MINI: tuple[Schema, ...] = (BASH,)
+WITH_EDITOR: tuple[Schema, ...] = (BASH, _EDITOR, _REVIEWED_SUBMIT)

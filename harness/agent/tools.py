@@ -2,12 +2,16 @@
 
 import posixpath
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.agent.editor import EditorCall, use_editor
 from harness.agent.prompts import Prompts
 from harness.agent.sandbox_files import EditError, decode, read_bytes, shorten, write_text
-from harness.config import AgentConfig
 from harness.sandbox.base import TESTBED, ExecResult, Sandbox
+
+if TYPE_CHECKING:
+    # Training data is made on machines without pydantic.
+    from harness.config import AgentConfig
 
 SUBMIT_SENTINEL = "SWEQ_SUBMIT"
 """A command that succeeds and prints this as its first line submits, for agents that can only run commands."""
@@ -60,7 +64,9 @@ class Observation:
     submitted: bool = False
 
 
-def perform(action: Action, sandbox: Sandbox, config: AgentConfig, prompts: Prompts, *, timeout: float) -> Observation:
+def perform(
+    action: Action, sandbox: Sandbox, config: "AgentConfig", prompts: Prompts, *, timeout: float
+) -> Observation:
     """Carry `action` out; commands end after `timeout` seconds. Raises `SandboxError` only."""
     if isinstance(action, Bash):
         return _run(action.command, sandbox, config, prompts, timeout)
@@ -77,7 +83,7 @@ def perform(action: Action, sandbox: Sandbox, config: AgentConfig, prompts: Prom
     return Observation(prompts.fill("call_error", problem=action.problem))
 
 
-def _run(command: str, sandbox: Sandbox, config: AgentConfig, prompts: Prompts, timeout: float) -> Observation:
+def _run(command: str, sandbox: Sandbox, config: "AgentConfig", prompts: Prompts, timeout: float) -> Observation:
     limit = config.observation_limit
     result = sandbox.exec(command, timeout=timeout, output_limit=8 * limit)
     shown, dropped = truncate(result, limit)
@@ -112,12 +118,13 @@ def edit(sandbox: Sandbox, action: Edit, *, timeout: float) -> str:
     if content is None:
         raise EditError(f"{action.path} does not exist. To create it, leave `old` empty.")
     text = decode(content)
-    write_text(sandbox, path, _replace_once(text, action), timeout)
+    write_text(sandbox, path, replace_once(text, action), timeout)
     line = text[: text.index(action.old)].count("\n") + 1
     return f"edited {action.path} at line {line}"
 
 
-def _replace_once(text: str, action: Edit) -> str:
+def replace_once(text: str, action: Edit) -> str:
+    """`text` with the one occurrence of `action.old` replaced; raises `EditError` where there is no such one."""
     if action.old == action.new:
         raise EditError("`old` and `new` are the same, so nothing would change.")
     count = text.count(action.old)

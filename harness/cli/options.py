@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Dataset = Annotated[str, typer.Option(help="starter, a hub id, or a .parquet/.json/.jsonl file")]
+Dataset = Annotated[str, typer.Option(help="starter, starter-500, a hub id, or a .parquet/.json/.jsonl file")]
 Instances = Annotated[list[str] | None, typer.Option("--instance", "-i", help="only this instance; may be repeated")]
 Registry = Annotated[
     str | None, typer.Option("--registry", help="HOST[:PORT][/prefix] of a mirror; docker.io is Docker Hub")

@@ -30,7 +30,7 @@ from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecRes
 from harness.sandbox.limits import Limits
 from harness.sandbox.output import CappedOutput
 from harness.sandbox.supervise import GRACE, Finished, last_line, supervise
-from harness.tree import commit_tree
+from harness.tree import commit_tree, write_tree
 
 _JAIL = Path(__file__).resolve().parent / "jail.py"
 # Where the holder puts a copy of `_JAIL` inside the sandbox.
@@ -260,13 +260,17 @@ def _hint() -> str:
 
 def _pack(instance: Instance, folder: Path) -> bytes:
     """The instance's tree, committed, and the sandbox's git identity as one tar archive with paths from the root."""
-    if instance.tree is None or not instance.tree.is_dir():
+    if isinstance(instance.tree, Mapping):
+        write_tree(instance.tree, folder)
+    elif instance.tree is not None and instance.tree.is_dir():
+        shutil.copytree(instance.tree, folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".git"))
+    else:
         raise UserError(f"{instance.instance_id}: no folder at {instance.tree}: `tree` must be its base tree")
-    shutil.copytree(instance.tree, folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".git"))
     commit = commit_tree(folder)
     if commit != instance.base_commit:
+        source = "its tree" if isinstance(instance.tree, Mapping) else instance.tree
         raise UserError(
-            f"{instance.instance_id}: {instance.tree} gives commit {commit}, but base_commit is {instance.base_commit}"
+            f"{instance.instance_id}: {source} gives commit {commit}, but base_commit is {instance.base_commit}"
         )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:

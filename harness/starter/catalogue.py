@@ -6,6 +6,7 @@ Every instance is a folder `instances/<instance_id>/` with `base/` (the tree at 
 
 import json
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,10 @@ def directives(test_patch: str) -> list[str]:
     return [path for path in _TARGET.findall(test_patch) if path.endswith(".py")]
 
 
-def eval_script(base_commit: str, test_patch: str, tree: Path) -> str:
+def eval_script(base_commit: str, test_patch: str, tree: Path | Container[str]) -> str:
     """The script that applies the test patch and runs its files between the official markers.
+
+    `tree` is the base tree's folder, or the paths of its files.
 
     Its shape is that of the `eval_script` column of SWE-bench Verified without the conda lines. Where the official
     scripts hand `git checkout` a path that the base commit does not know (and so reset nothing at all), these reset
@@ -115,8 +118,9 @@ def eval_script(base_commit: str, test_patch: str, tree: Path) -> str:
     is installed.
     """
     paths = _TARGET.findall(test_patch)
-    known = " ".join(path for path in paths if (tree / path).is_file())
-    added = " ".join(path for path in paths if not (tree / path).is_file())
+    there = {path for path in paths if ((tree / path).is_file() if isinstance(tree, Path) else path in tree)}
+    known = " ".join(path for path in paths if path in there)
+    added = " ".join(path for path in paths if path not in there)
     reset = [f"git checkout {base_commit} {known}"] * bool(known) + [f"rm -f {added}"] * bool(added)
     lines = [
         "#!/bin/bash",

@@ -62,6 +62,7 @@ def test_selection_keeps_the_dataset_order(tmp_path):
 def test_hash_depends_on_content_alone(tmp_path):
     first, second = load_instances(write(tmp_path / "d.jsonl", [ROW, SECOND]))
     assert dataset_hash([first, second]) == dataset_hash([second, replace(first, tree=tmp_path)])
+    assert dataset_hash([first, second]) == dataset_hash([second, replace(first, tree={"a.py": ""})])
     assert dataset_hash([first]) != dataset_hash([replace(first, patch="other")])
     assert len(dataset_hash([])) == 64
 
@@ -83,6 +84,9 @@ def without(column):
         ([ROW | {"eval_type": "best"}], r"column eval_type: `best`; one of pass_and_fail, fail_only"),
         ([ROW | {"instance_id": "../x"}], r"row 1: column instance_id: `\.\./x`"),
         ([ROW | {"tree": "/nowhere"}], r"column tree: `/nowhere` is not a folder"),
+        ([ROW | {"tree": {"../a": ""}}], r"column tree: `\.\./a`; a relative path inside the tree would be right"),
+        ([ROW | {"tree": {"a/.git/config": ""}}], r"column tree: `a/\.git/config`; a relative path"),
+        ([ROW | {"tree": {"a.py": 1}}], r"column tree: a\.py: int; the file's text would be right"),
         ([ROW, ROW], r"column instance_id: `o__r-1` occurs twice"),
         ([3], r"row 1: holds int"),
         ([], r"d\.json: holds no rows"),
@@ -106,7 +110,7 @@ def test_unknown_id_suggests_the_nearest(tmp_path):
         ("d.parquet", b"no parquet", r"d\.parquet: not a readable parquet file"),
         ("d.jsonl", b'{"a": 1}\n{', r"d\.jsonl: line 2: not JSON"),
         ("d.json", b"\xff", r"d\.json: cannot be read as UTF-8"),
-        ("d.csv", b"a,b", r"d\.csv: a dataset is `starter`, a file ending in"),
+        ("d.csv", b"a,b", r"d\.csv: a dataset is `starter`, `starter-500`, a file ending in"),
     ],
 )
 def test_file_errors(tmp_path, name, data, message):

@@ -110,8 +110,10 @@ def _scaled_product(activations, weights, scale, weight_scale, TURNED: tl.conste
     The matrix units take at least 64 rows of the left operand, so of few tokens the weights' rows are these.
     """
     if TURNED:
-        return tl.dot(weights, tl.trans(activations)) * weight_scale[:, None] * scale[None, :]
-    return tl.dot(activations, tl.trans(weights)) * scale[:, None] * weight_scale[None, :]
+        result = tl.dot(weights, tl.trans(activations)) * weight_scale[:, None] * scale[None, :]
+    else:
+        result = tl.dot(activations, tl.trans(weights)) * scale[:, None] * weight_scale[None, :]
+    return result
 
 
 @triton.jit(do_not_specialize=["T", "SHARED_TILES"])
