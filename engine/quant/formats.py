@@ -37,7 +37,7 @@ class Packed:
       w = (code - 8) * scale + zero, code 0 to 15.
     - fp8: `weight` float8_e4m3fn [out, in], `scale` float32 [ceil(out / 128), ceil(in / 128)]; w = weight * scale.
     - a GGUF block type: `blocks` uint8 [out, row_bytes], on CPU as in files, elsewhere in words where those suit
-      the type and the width (see `engine.quant.gguf_words`).
+      the type and the width (see `engine.kernels.block_words`).
     - `A+B`: row parts in unlike formats, tensors named `0.x`, `1.x`, ...; if there is `order` int64 [out], row i of
       the matrix is row `order[i]` of the parts one after another.
 

@@ -1,68 +1,15 @@
-"""GGUF blocks in the order that a GPU's kernels read: whole words of codes, then what is left of them, then scales.
-
-A unit is 256 columns, of Q8_0 128: 32 little-endian words. Each 32 columns with a scale of their own have W words one
-after another, 4 or, of Q8_0, 8; word j of them holds the codes of columns j, W + j, 2·W + j, ..., the first in the
-lowest bits. So a thread that loads 16 bytes has one scale, or two, for all of them, and a vector of activations beside
-each bit position. A row is
-
-- the code words of all its units;
-- the codes' upper bits of all units, for word i of a unit those of its codes in their order: of Q5_K byte i, a bit for
-  each; of Q6_K pair of bytes i, two bits for each;
-- the scales of all units, two bytes for each 32 columns: of Q8_0 and Q4_0 a float16; of Q4_K and Q5_K scale and
-  minimum; of Q6_K the signed scales of 16 columns each. Those of the unit's first and second half by turns, so that a
-  word has the same place in both. Then, but for Q8_0 and Q4_0, the float16 d and dmin (Q6_K: 0);
-- zeros up to a multiple of 16 bytes.
-
-Nothing is rounded and the way back is exact. Q4_K, Q5_K and Q6_K take 2.8, 2.3 and 1.0% more than in a file, for their
-scales of 6 bits are spread to bytes, and short rows up to 3% more.
-"""
+"""GGUF blocks to and from the order of `engine.kernels.block_words`, in which a GPU has them: exactly, either way."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from engine.kernels.block_words import CODE_BYTES, WORDS, Words
 from engine.quant.gguf_blocks import BLOCK_TYPES, six_bit_scales
-
-CODE_BYTES = 128
-"""Bytes of code words in a unit."""
-
-ALIGNED = 16
-"""Bytes that a thread loads at once."""
 
 CHUNK_BYTES = 64 << 20
 """Bytes that are reordered at once."""
-
-
-@dataclass(frozen=True)
-class Words:
-    """How a unit of a block type lies in words: columns, and bytes of upper bits and of scales."""
-
-    columns: int
-    upper: int
-    scales: int
-
-    @property
-    def bytes(self) -> int:
-        return CODE_BYTES + self.upper + self.scales
-
-    def row_bytes(self, columns: int) -> int:
-        """Bytes of a row of `columns` weights, a multiple of the unit's."""
-        size = columns // self.columns * self.bytes
-        return size + -size % ALIGNED
-
-
-WORDS: Mapping[str, Words] = MappingProxyType(
-    {
-        "Q4_0": Words(256, 0, 16),
-        "Q8_0": Words(128, 0, 8),
-        "Q4_K": Words(256, 0, 20),
-        "Q5_K": Words(256, 32, 20),
-        "Q6_K": Words(256, 64, 20),
-    }
-)
 
 
 def device_order(blocks: Tensor, name: str) -> Tensor:
@@ -126,7 +73,12 @@ def _chunks(source: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The rows of both, flat and some at a time."""
     source, target = source.flatten(0, -2), target.flatten(0, -2)
     step = max(1, CHUNK_BYTES // source.shape[1])
-    return list(zip(source.split(step), target.split(step), strict=True))
+    return list(zip(torch.split(source, step), torch.split(target, step), strict=True))
+
+
+def _split(tensor: Tensor, dim: int, sizes: tuple[int, ...]) -> Tensor:
+    """`tensor.unflatten`, which has no types."""
+    return tensor.reshape(*tensor.shape[:dim], *sizes, *tensor.shape[dim + 1 :])
 
 
 def _by_turns(scales: Tensor, parts: int, words: Words) -> Tensor:
@@ -138,12 +90,12 @@ def _by_turns(scales: Tensor, parts: int, words: Words) -> Tensor:
 
 def _turned(bytes_: Tensor, runs: int) -> Tensor:
     """Bytes [n, u, s, runs · m] to [n, u, s · m · runs]: byte j of all runs side by side."""
-    return bytes_.unflatten(3, (runs, -1)).transpose(3, 4).flatten(2)
+    return _split(bytes_, 3, (runs, -1)).transpose(3, 4).flatten(2)
 
 
 def _nibble_words(codes: Tensor) -> Tensor:
     """4-bit codes [n, u, 8, 32] in column order to words [n, u, 128]: column 4·p + j to bits 4·p of word j."""
-    halves = codes.unflatten(3, (4, 2, 4))
+    halves = _split(codes, 3, (4, 2, 4))
     return _turned((halves[..., 0, :] | (halves[..., 1, :] << 4)).flatten(3), 4)
 
 
@@ -154,17 +106,17 @@ def _nibble_codes(words: Tensor) -> Tensor:
 
 
 def _q8_0_to_words(units: Tensor) -> tuple[Tensor, ...]:
-    blocks = units.unflatten(2, (4, 34))
+    blocks = _split(units, 2, (4, 34))
     return _turned(blocks[..., 2:], 4), blocks[..., :2].flatten(2)
 
 
 def _q8_0_from_words(codes: Tensor, _: Tensor, scales: Tensor) -> Tensor:
-    values = _turned(codes.unflatten(2, (4, 32)), 8).unflatten(2, (4, 32))
-    return torch.cat([scales.unflatten(2, (4, 2)), values], dim=3).flatten(2)
+    values = _split(_turned(_split(codes, 2, (4, 32)), 8), 2, (4, 32))
+    return torch.cat([_split(scales, 2, (4, 2)), values], dim=3).flatten(2)
 
 
 def _q4_0_to_words(units: Tensor) -> tuple[Tensor, ...]:
-    blocks = units.unflatten(2, (8, 18))
+    blocks = _split(units, 2, (8, 18))
     codes = torch.cat([blocks[..., 2:] & 15, blocks[..., 2:] >> 4], dim=3)
     return _nibble_words(codes), blocks[..., :2].flatten(2)
 
@@ -172,7 +124,7 @@ def _q4_0_to_words(units: Tensor) -> tuple[Tensor, ...]:
 def _q4_0_from_words(codes: Tensor, _: Tensor, scales: Tensor) -> Tensor:
     single = _nibble_codes(codes)
     bytes_ = single[..., :16] | (single[..., 16:] << 4)
-    return torch.cat([scales.unflatten(2, (8, 2)), bytes_], dim=3).flatten(2)
+    return torch.cat([_split(scales, 2, (8, 2)), bytes_], dim=3).flatten(2)
 
 
 def _affine_scales(units: Tensor) -> Tensor:
@@ -184,7 +136,7 @@ def _affine_scales(units: Tensor) -> Tensor:
 
 def _affine_head(scales: Tensor) -> Tensor:
     """The way back from `_affine_scales`: [n, u, 16]."""
-    scale, least = scales[..., :16].unflatten(2, (8, 2)).unbind(3)
+    scale, least = _split(scales[..., :16], 2, (8, 2)).unbind(3)
     first = scale[..., :4] | ((scale[..., 4:] & 48) << 2)
     second = least[..., :4] | ((least[..., 4:] & 48) << 2)
     mixed = (scale[..., 4:] & 15) | (least[..., 4:] << 4)
@@ -193,7 +145,7 @@ def _affine_head(scales: Tensor) -> Tensor:
 
 def _affine_codes(bytes_: Tensor) -> Tensor:
     """Bytes [n, u, 128] of Q4_K and Q5_K to 4-bit codes [n, u, 8, 32]: of 32 bytes all low ones, then all high ones."""
-    groups = bytes_.unflatten(2, (4, 32))
+    groups = _split(bytes_, 2, (4, 32))
     return torch.stack([groups & 15, groups >> 4], dim=3).flatten(2, 3)
 
 
@@ -213,12 +165,12 @@ def _q4_k_from_words(codes: Tensor, _: Tensor, scales: Tensor) -> Tensor:
 def _q5_k_to_words(units: Tensor) -> tuple[Tensor, ...]:
     """Bit s of byte l of the upper ones is that of column 32·s + l."""
     bits = (units[..., 16:48].unsqueeze(2) >> _counted(8, units)) & 1
-    by_word = (bits.unflatten(3, (8, 4)) << _counted(8, units)).sum(3, dtype=torch.uint8)
+    by_word = (_split(bits, 3, (8, 4)) << _counted(8, units)).sum(3, dtype=torch.uint8)
     return _nibble_words(_affine_codes(units[..., 48:])), by_word.flatten(2), _affine_scales(units)
 
 
 def _q5_k_from_words(codes: Tensor, upper: Tensor, scales: Tensor) -> Tensor:
-    bits = (upper.unflatten(2, (8, 1, 4)) >> _counted(8, upper)) & 1
+    bits = (_split(upper, 2, (8, 1, 4)) >> _counted(8, upper)) & 1
     by_column = (bits.flatten(3) << _counted(8, upper)).sum(2, dtype=torch.uint8)
     return torch.cat([_affine_head(scales), by_column, _affine_bytes(_nibble_codes(codes))], dim=2)
 
@@ -230,7 +182,7 @@ def _counted(count: int, like: Tensor) -> Tensor:
 
 def _q6_k_to_words(units: Tensor) -> tuple[Tensor, ...]:
     """Of 128 columns 64 bytes have all low codes, then all high ones, and each of 32 bytes 2 bits, 32 columns apart."""
-    bytes_, fields = units[..., :128].unflatten(2, (2, 1, 64)), units[..., 128:192].unflatten(2, (2, 1, 32))
+    bytes_, fields = _split(units[..., :128], 2, (2, 1, 64)), _split(units[..., 128:192], 2, (2, 1, 32))
     codes = torch.cat([bytes_ & 15, bytes_ >> 4], dim=3).reshape(*units.shape[:2], 8, 32)
     bits = ((fields >> (2 * _counted(4, units))) & 3).reshape(*units.shape[:2], 8, 2, 4, 4)
     by_word = (bits << (2 * _counted(4, units))).sum(4, dtype=torch.uint8)  # [n, u, 8, byte, j]
@@ -240,7 +192,7 @@ def _q6_k_to_words(units: Tensor) -> tuple[Tensor, ...]:
 
 def _q6_k_from_words(codes: Tensor, upper: Tensor, scales: Tensor) -> Tensor:
     halves = _nibble_codes(codes).reshape(*codes.shape[:2], 2, 2, 64)
-    by_word = upper.unflatten(2, (8, 4, 2)).transpose(3, 4).unsqueeze(4)  # [n, u, 8, byte, 1, j]
+    by_word = _split(upper, 2, (8, 4, 2)).transpose(3, 4).unsqueeze(4)  # [n, u, 8, byte, 1, j]
     bits = ((by_word >> (2 * _counted(4, upper))) & 3).reshape(*codes.shape[:2], 2, 4, 32)
     fields = (bits << (2 * _counted(4, upper))).sum(3, dtype=torch.uint8)
     bytes_ = halves[..., 0, :] | (halves[..., 1, :] << 4)

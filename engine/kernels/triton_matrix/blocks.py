@@ -1,4 +1,4 @@
-"""Products of activations with GGUF blocks in words (`engine.quant.gguf_words`), which stay packed until in registers.
+"""Products of activations with GGUF blocks in words (`engine.kernels.block_words`), packed until they are in registers.
 
 `weights` gives the columns of one bit position, exactly as `engine.quant.gguf_blocks` does in float32. A product of one
 or two rows is taken in float32 outside the matrix units; tiles round weights to the activations' dtype once, and have
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from engine.quant.gguf_words import WORDS
+from engine.kernels.block_words import WORDS
 
 UNIT_WORDS = tl.constexpr(32)
 """Words of codes in a unit."""
@@ -194,6 +194,18 @@ def weights(codes, upper, first, second, P: tl.constexpr, FORMAT: tl.constexpr):
 
 
 @triton.jit
+def _load_positions(at, exist, W: tl.constexpr):
+    """Activations for each bit position of words: as many as 32 columns have words."""
+    first = _load_four(at, exist, W)
+    return first if W == 8 else first + _load_four(at + 4 * W, exist, W)
+
+
+@triton.jit
+def _load_four(at, exist, W: tl.constexpr):
+    return _load(at, exist), _load(at + W, exist), _load(at + 2 * W, exist), _load(at + 3 * W, exist)
+
+
+@triton.jit
 def row_products(x, exist, rows, there, k, K: tl.constexpr, FORMAT: tl.constexpr, BK: tl.constexpr):
     """Float32 [A, BN]: activations at pointers `x` [A, 1, 1, 1] times `rows` [A or 1, BN, 1, 1], columns k to k + BK.
 
@@ -205,15 +217,13 @@ def row_products(x, exist, rows, there, k, K: tl.constexpr, FORMAT: tl.constexpr
     # The last of these loads decides which thread has what, all the others being converted to it: the largest must.
     item, both = load_scales(rows, run, K, FORMAT, there)
     at = x + (run * 32 + lanes)
-    activations = ()
-    for P in tl.static_range(32 // W):
-        activations += (_load(at + P * W, exist).to(tl.float32),)
+    activations = _load_positions(at, exist, W)
     upper = load_upper(rows, run * W + lanes, K, FORMAT, there)
     codes = _load(rows + (run * W + lanes), there)
     first, second = steps(item, both, FORMAT)
-    terms = activations[0] * weights(codes, upper, first, second, 0, FORMAT)
+    terms = activations[0].to(tl.float32) * weights(codes, upper, first, second, 0, FORMAT)
     for P in tl.static_range(1, 32 // W):
-        terms += activations[P] * weights(codes, upper, first, second, P, FORMAT)
+        terms += activations[P].to(tl.float32) * weights(codes, upper, first, second, P, FORMAT)
     return tl.sum(tl.sum(terms, 3), 2)
 
 

@@ -132,21 +132,22 @@ def product(
     Of the columns, `COLUMNS` from `first` on, or all.
     """
     if is_block_type(FORMAT):
-        return tile_product(x, rows, exist, w, cols, K, FORMAT, BM, BN, first, COLUMNS if COLUMNS else K)
-    acc = tl.zeros((BM, BN), tl.float32)
-    for step in tl.range(0, COLUMNS if COLUMNS else K, BK):
-        k = first + step
-        if FORMAT == "int4":
-            acc += _int4_product(x, rows, exist, w, s, cols, N, K, k, BK)
-        else:
-            at = rows[:, None] * K + (k + tl.arange(0, BK))[None, :]
-            activations = tl.load(x + at, mask=exist[:, None], other=0.0)
-            weights = tl.load(w + cols[None, :] * K + (k + tl.arange(0, BK))[:, None])
-            part = tl.dot(activations, widened(weights, activations.dtype))
-            if FORMAT == "fp8":
-                scale = tl.load(s + cols // SCALE_BLOCK * (K // SCALE_BLOCK) + k // SCALE_BLOCK)
-                part *= scale[None, :]
-            acc += part
+        acc = tile_product(x, rows, exist, w, cols, K, FORMAT, BM, BN, first, COLUMNS if COLUMNS else K)
+    else:
+        acc = tl.zeros((BM, BN), tl.float32)
+        for step in tl.range(0, COLUMNS if COLUMNS else K, BK):
+            k = first + step
+            if FORMAT == "int4":
+                acc += _int4_product(x, rows, exist, w, s, cols, N, K, k, BK)
+            else:
+                at = rows[:, None] * K + (k + tl.arange(0, BK))[None, :]
+                activations = tl.load(x + at, mask=exist[:, None], other=0.0)
+                weights = tl.load(w + cols[None, :] * K + (k + tl.arange(0, BK))[:, None])
+                part = tl.dot(activations, widened(weights, activations.dtype))
+                if FORMAT == "fp8":
+                    scale = tl.load(s + cols // SCALE_BLOCK * (K // SCALE_BLOCK) + k // SCALE_BLOCK)
+                    part *= scale[None, :]
+                acc += part
     if FORMAT == "int8":
         acc *= tl.load(s + cols).to(tl.float32)[None, :]
     return acc

@@ -17,15 +17,16 @@ if not GPU and os.environ.get("TRITON_INTERPRET") != "1":
 pytest.importorskip("triton")
 
 from engine.kernels import reference  # noqa: E402
-from engine.kernels.triton_matrix import activations, grouped, linear, routing, tables  # noqa: E402
+from engine.kernels.block_words import WORDS  # noqa: E402
+from engine.kernels.triton_matrix import activations, blocks, grouped, linear, routing, tables  # noqa: E402
 from engine.kernels.triton_matrix import experts as few  # noqa: E402
 from engine.kernels.triton_matrix.mixture import expert_stack  # noqa: E402
 from engine.kernels.triton_matrix.operands import FORMATS, operands  # noqa: E402
 from engine.quant import int4  # noqa: E402
 from engine.quant.formats import Packed, dequantize, pack  # noqa: E402
 from engine.quant.gguf_blocks import BLOCK_TYPES, expand  # noqa: E402
-from engine.quant.gguf_words import WORDS, device_order  # noqa: E402
-from engine.quant.linear import PackedExperts, stack_experts  # noqa: E402
+from engine.quant.gguf_words import device_order  # noqa: E402
+from engine.quant.linear import PackedExperts, join_experts, stack_experts  # noqa: E402
 
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if GPU else ("cpu", torch.float32)
 EXPERTS, TOP, HIDDEN, INNER = (64, 10, 2048, 512) if GPU else (5, 2, 256, 128)
@@ -36,6 +37,8 @@ FP8_TOLERANCE = 6e-2
 on_gpu = pytest.mark.gpu
 sizes = pytest.mark.parametrize("tokens", [1, 3, 17, 100] if GPU else [1, 3])
 formats = pytest.mark.parametrize("format", [*FORMATS, *WORDS])
+MIXTURES = [(format, n) for format in (*FORMATS, *WORDS) for n in ([1, 3, 17, 100] if GPU else [1, 3])]
+MIXTURES = [(format, n) for format, n in MIXTURES if GPU or format not in WORDS or n == 3]
 HALVES = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 """Where the float16 of a block are."""
 SIZES = {"Q4_0": 5, "Q8_0": 74, "Q4_K": 280, "Q5_K": 570, "Q6_K": 1370}
@@ -160,10 +163,10 @@ def test_activations_are_rounded_as_the_portable_path_does() -> None:
 class Mixture:
     """Experts, a shared one and a routing, with the sum that they must give in float64."""
 
-    def __init__(self, format: str, tokens: int, down: str = "") -> None:
+    def __init__(self, format: str, tokens: int) -> None:
         inner = 256 if format in WORDS and not GPU else INNER  # a whole unit
         ups = [packed(2 * inner, HIDDEN, format) for _ in range(EXPERTS + 1)]
-        downs = [packed(HIDDEN, inner, down or format) for _ in range(EXPERTS + 1)]
+        downs = [packed(HIDDEN, inner, format) for _ in range(EXPERTS + 1)]
         self.stacks: tuple[PackedExperts, PackedExperts] = (
             stack_experts([one for one, _ in ups[:EXPERTS]]),
             stack_experts([one for one, _ in downs[:EXPERTS]]),
@@ -189,8 +192,36 @@ class Mixture:
         return (F.silu(gate) * up) @ down_values.t()
 
 
-@formats
-@sizes
+@pytest.mark.parametrize("format", WORDS)
+def test_blocks_are_unpacked_exactly(format: str) -> None:
+    stored = random_blocks(2 * 5, 5 * 256, format).reshape(2, 5, -1)
+    words = device_order(stored.to(DEVICE), format)
+    want = expand(stored, BLOCK_TYPES[format])
+    for dtype in (torch.float32, torch.bfloat16) if GPU else (torch.float32,):
+        assert torch.equal(blocks.unpack(words, format, dtype).cpu(), want.to(dtype))
+
+
+@pytest.mark.parametrize("tokens", [1, 17, 300] if GPU else [3])
+def test_experts_of_unlike_block_types(tokens: int) -> None:
+    """Gate, up and down each in a type of its own, as files that mix them have it."""
+    kinds, inner = ("Q4_K", "Q6_K", "Q8_0"), 512 if GPU else 256
+    shapes = ((inner, HIDDEN), (inner, HIDDEN), (HIDDEN, inner))
+    made = [[packed(*shape, kind) for _ in range(4)] for kind, shape in zip(kinds, shapes, strict=True)]
+    gate, up, down = (stack_experts([matrix for matrix, _ in part]) for part in made)
+    stack = expert_stack(join_experts([gate, up]), down)
+    assert stack is not None
+    assert stack.split == "Q6_K"
+    x = torch.randn(tokens, HIDDEN, device=DEVICE, dtype=DTYPE)
+    weights, experts = reference.route(torch.randn(tokens, 4, device=DEVICE), 2, True)
+    values = [torch.stack([value for _, value in part]) for part in made]
+    inner_values = F.silu(x.double() @ values[0].mT) * (x.double() @ values[1].mT)
+    every = (inner_values @ values[2].mT).transpose(0, 1)  # [T, 4, HIDDEN]
+    want = (every.gather(1, experts.unsqueeze(2).expand(-1, -1, HIDDEN)) * weights.unsqueeze(2)).sum(1)
+    for run in (few.moe, few.by_expert, grouped.moe):
+        assert error(run(x, stack, weights, experts, None), want) < TOLERANCE
+
+
+@pytest.mark.parametrize(("format", "tokens"), MIXTURES)
 def test_experts(format: str, tokens: int) -> None:
     made = Mixture(format, tokens)
     alone, joint = expert_stack(*made.stacks), expert_stack(*made.stacks, *made.shared)
