@@ -31,6 +31,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda whe
 Ranks = Annotated[
     int, typer.Option("--tensor-parallel-size", min=1, help="processes that share each layer; on GPUs one GPU each")
 ]
+Ahead = Annotated[bool | None, typer.Option(help="launch a decode step before reading the last; default: on a GPU")]
 MaxContext = Annotated[int | None, typer.Option(help="tokens of prompt and completion; default: the model's own")]
 
 
@@ -86,6 +87,7 @@ def serve(
         bool, typer.Option(help="fixed tiles, each request alone: the cache and other requests change no text; slower")
     ] = False,
     cuda_graphs: Annotated[bool, typer.Option(help="on a GPU, decode steps as captured graphs")] = True,
+    decode_ahead: Ahead = None,
     state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots on the device")] = None,
     host_state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots in host memory")] = None,
     swap: Annotated[float | None, typer.Option(help="GiB of host memory for preempted requests")] = None,
@@ -115,6 +117,7 @@ def serve(
             prefix_cache=prefix_cache,
             deterministic=deterministic,
             cuda_graphs=cuda_graphs,
+            decode_ahead=decode_ahead,
             state_cache_bytes=_bytes(state_cache, "--state-cache"),
             host_state_cache_bytes=_bytes(host_state_cache, "--host-state-cache"),
             swap_bytes=_bytes(swap, "--swap"),
@@ -158,6 +161,7 @@ def bench_decode(
     batch: Annotated[int, typer.Option(help="sequences decoded together")] = 1,
     prompt: Annotated[int, typer.Option(help="tokens in the context of each when it starts")] = 32,
     tokens: Annotated[int, typer.Option(help="tokens generated for each")] = 64,
+    decode_ahead: Ahead = None,
     tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:
@@ -167,7 +171,7 @@ def bench_decode(
     def measure(llm: "LLM") -> dict[str, Any]:
         return decode(llm, batch, prompt, tokens)
 
-    limits = {"max_running": batch, "max_context": prompt + tokens}
+    limits = {"max_running": batch, "max_context": prompt + tokens, "decode_ahead": decode_ahead}
     _print_json(_beside_one(model, quant, device, tensor_parallel_size, limits, measure))
 
 

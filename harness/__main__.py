@@ -86,7 +86,9 @@ def rubrics(
     task: Annotated[
         list[str] | None, typer.Option("--task", help="with --answers: only this task; may be repeated")
     ] = None,
-    checkers: Annotated[int, typer.Option(min=1, help="with --answers: answers checked at once")] = 2,
+    checkers: Annotated[
+        int | None, typer.Option(min=1, help="with --answers: answers checked at once; default: one for each core")
+    ] = None,
     checks: Annotated[bool, typer.Option("--checks", help="print how often each check passed")] = False,
 ) -> None:
     """Score five coding tasks by rubric: a model's answers at every level, or stored ones."""
@@ -103,8 +105,27 @@ def rubrics(
     elif answers is not None:
         folder = output or Path("results/runs") / (run_id or f"answers-{answers.resolve().name}")
         run = score_answers(answers, folder, tuple(task or ()), checkers, typer.echo)
-    for path in write_summary(run, Console(), checks=checks):
+    for path in write_summary(run.folder, Console(width=_width()), checks=checks):
         typer.echo(path)
+    if run.failed:
+        typer.echo(
+            f"{run.failed} scores or verdicts failed with the machine; the same command tries them again", err=True
+        )
+        raise typer.Exit(1)
+
+
+@app.command(name="judge-calibrate")
+def calibrate_judge(
+    config: Annotated[Path, typer.Option("--config", "-c", help="a YAML file such as configs/rubrics.yaml")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="judge.model=value, ...; may be repeated")] = None,
+) -> None:
+    """Ask the rubrics' judge about answers with known labels, and say whether its points may count."""
+    from rich.console import Console
+
+    from harness.rubrics.calibration_run import calibrate
+    from harness.rubrics.config import load_rubrics_config
+
+    typer.echo(calibrate(load_rubrics_config(config, override or ()), Console(width=_width())))
 
 
 @app.command()
@@ -129,6 +150,11 @@ def doctor(
 for command in (*grading.COMMANDS, *reports.COMMANDS):
     app.command()(command)
 app.add_typer(images.app, name="images")
+
+
+def _width() -> int | None:
+    """Columns for tables: the terminal's, and enough for all of them where there is no terminal."""
+    return None if sys.stdout.isatty() else 120
 
 
 def _leave_at_once(message: str, status: int) -> NoReturn:

@@ -191,11 +191,15 @@ def load_settings(path: Path, overrides: Sequence[str], kind: type[S]) -> S:
 
 def read_api_key(endpoint: EndpointConfig) -> str | None:
     """The endpoint's key, from the environment where `api_key` is `$NAME`; `UserError` when that is not set."""
-    key = endpoint.api_key
+    return read_key(endpoint.api_key, "endpoint.api_key")
+
+
+def read_key(key: str | None, where: str) -> str | None:
+    """The API key that `key` stands for, from the environment where it is `$NAME`; `where` is its place, for errors."""
     if key is None or not key.startswith("$"):
         return key
     if key[1:] not in os.environ:
-        raise UserError(f"endpoint.api_key: environment variable {key[1:]} is not set")
+        raise UserError(f"{where}: environment variable {key[1:]} is not set")
     return os.environ[key[1:]]
 
 

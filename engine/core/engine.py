@@ -1,7 +1,6 @@
 """The step loop: requests in, outputs of each step out."""
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from random import Random
@@ -12,12 +11,14 @@ from torch import Tensor
 
 from engine.config import EngineConfig
 from engine.core.grammar import GrammarCompiler
-from engine.core.memory import STATE_GRID, cache_room, open_memory
+from engine.core.limits import check_limits
+from engine.core.memory import cache_room, open_memory
 from engine.core.penalties import Penalties
-from engine.core.placement import place_model
+from engine.core.pipeline import Pipeline, PlainLauncher
+from engine.core.placement import PlacedModel, place_model
 from engine.core.ranks import MirroredRunner, MirroredState, MirroredSwap, Ranks
-from engine.core.request import FinishReason, Request, SamplingParams, StepOutput
-from engine.core.sampler import sample, token_logprob
+from engine.core.request import FinishReason, Request, SamplingParams, StepOutput, TokenLogprob
+from engine.core.sampler import sample, score_prompt, token_logprob
 from engine.core.scheduler import Scheduler
 from engine.core.sequence import Choices, Chunk, SequenceState
 from engine.core.text_stream import TextStream
@@ -36,7 +37,7 @@ class Engine:
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, ranks: Ranks | None = None) -> None:
-        _check(config)
+        check_limits(config)
         placed = place_model(checkpoint, config, ranks.group if ranks else Group())
         self.config = config
         self.checkpoint = checkpoint
@@ -51,6 +52,7 @@ class Engine:
         self._scheduler = Scheduler(self._memory, max_running=config.max_running, max_step_tokens=config.step_tokens)
         self.ranks = ranks
         self._runner = MirroredRunner(placed.runner, ranks) if ranks else placed.runner
+        self._pipeline = None if ranks else self._open_pipeline(placed)
         self._grammars = GrammarCompiler(self.tokenizer, self._vocabulary)
         self._device = torch.device(config.device)
         self._requests: dict[str, Choices] = {}
@@ -127,16 +129,46 @@ class Engine:
         with self.ranks.working() if self.ranks else nullcontext():
             return self._step()
 
+    def _open_pipeline(self, placed: PlacedModel) -> Pipeline | None:
+        """None where steps are done one after the other: see `EngineConfig.decode_ahead`."""
+        wish = self.config.decode_ahead
+        if wish is False or self.config.deterministic or (wish is None and placed.decode_graphs is None):
+            return None
+        return Pipeline(self._scheduler, placed.decode_graphs or PlainLauncher(placed.runner, self._vocabulary))
+
     def _step(self) -> list[StepOutput]:
+        if self._pipeline is not None and self._pipeline.is_flying():
+            return self._land(self._pipeline)
         scheduled = self._scheduler.schedule()
         if not scheduled:
             return []
-        chunks, logits, outputs = self._forward(scheduled)
+        if self._pipeline is None or not self._pipeline.takes(scheduled):
+            return self._complete(*self._forward(scheduled))
+        prompt = sum(chunk.prompt_tokens for chunk in scheduled)
+        try:
+            self._pipeline.launch(scheduled)
+        except Exception:
+            return self._complete(*self._each_alone(scheduled))
+        self._prefilled += prompt
+        return self._land(self._pipeline)
+
+    def _complete(self, chunks: list[Chunk], logits: Tensor, outputs: list[StepOutput]) -> list[StepOutput]:
+        """What a step gives out whose logits are known."""
         ended = [chunk.sequence for chunk in chunks if chunk.reaches_end]
         for chunk in chunks:
             self._prefilled += chunk.prompt_tokens
             self._scheduler.commit(chunk)
         return outputs + self._extend(ended, logits)
+
+    def _land(self, pipeline: Pipeline) -> list[StepOutput]:
+        """What the step in flight gives out; the next one may be in flight then."""
+        outputs = [self._accept(sequence, token) for sequence, token in pipeline.land()]
+        for sequence in pipeline.take_spoilt():
+            try:
+                self._compute_state(sequence)
+            except Exception as error:
+                outputs.append(self._fail(sequence, error))
+        return outputs
 
     def stats(self) -> dict[str, Any]:
         """Figures for a monitor: queue lengths, blocks, bytes set aside, and counts of tokens since start."""
@@ -149,6 +181,10 @@ class Engine:
             **self._room,
             **self._memory.stats(),
         }
+
+    def device_time(self) -> tuple[float, int] | None:
+        """Seconds of the device for decode steps launched so far, and their number; None where that is not measured."""
+        return None if self._pipeline is None else self._pipeline.device_time()
 
     def logits(self, token_ids: Sequence[int]) -> Tensor:
         """Logits float32 [len(token_ids), vocab_size] on CPU, through the cache and kernels that requests use.
@@ -210,16 +246,17 @@ class Engine:
             )
 
     def _forward(self, chunks: list[Chunk]) -> tuple[list[Chunk], Tensor, list[StepOutput]]:
-        """The chunks that could be computed, logits [R, vocab] of those that reach an end, and failed requests' ends.
-
-        When a batch fails, each chunk is run alone to find who is at fault.
-        """
+        """The chunks that could be computed, logits [R, vocab] of those that reach an end, and outputs of failures."""
         try:
             return chunks, self._logits(chunks), []
         except LostRankError:
             raise
         except Exception:
-            logger.exception("a step of %d requests failed; running each alone", len(chunks))
+            return self._each_alone(chunks)
+
+    def _each_alone(self, chunks: list[Chunk]) -> tuple[list[Chunk], Tensor, list[StepOutput]]:
+        """As `_forward`, of a batch whose exception is being handled: each chunk by itself, to find who is at fault."""
+        logger.exception("a step of %d requests failed; running each alone", len(chunks))
         computed, logits, failures = [], [torch.empty(0, self._vocabulary, device=self._device)], []
         for chunk in chunks:
             try:
@@ -230,21 +267,25 @@ class Engine:
         return computed, torch.cat(logits), failures
 
     def _logits_alone(self, chunk: Chunk) -> Tensor:
-        """Rows for the sampler of a chunk whose batch failed.
+        """Rows for the sampler of a chunk whose batch failed."""
+        self._compute_state(chunk.sequence)
+        return self._logits([chunk])
+
+    def _compute_state(self, sequence: SequenceState) -> None:
+        """Make a sequence's DeltaNet state what it was before a step that failed.
 
         Writing the same keys and values to the same places again changes nothing, but the failed step may have moved
-        on DeltaNet's state in some layers: it is computed again from the sequence's first token.
+        the state on in some layers: it is computed again from the sequence's first token.
         """
-        sequence, start = chunk.sequence, chunk.start
-        if self._memory.slots is not None and sequence.slot is not None:
-            self._memory.slots.state.zero(sequence.slot)
-            sequence.computed = 0
-            while sequence.computed < start:
-                budget = min(start - sequence.computed, self.config.step_tokens)
-                part = Chunk(sequence, self._memory.next_tokens(sequence, budget))
-                self._runner.run([part])
-                sequence.computed += part.tokens
-        return self._logits([chunk])
+        if self._memory.slots is None or sequence.slot is None:
+            return
+        end, sequence.computed = sequence.computed, 0
+        self._memory.slots.state.zero(sequence.slot)
+        while sequence.computed < end:
+            budget = min(end - sequence.computed, self.config.step_tokens)
+            part = Chunk(sequence, self._memory.next_tokens(sequence, budget))
+            self._runner.run([part])
+            sequence.computed += part.tokens
 
     def _logits(self, chunks: Sequence[Chunk]) -> Tensor:
         """Rows for the sampler, without the padding of the vocabulary."""
@@ -257,24 +298,28 @@ class Engine:
         ends = torch.tensor([len(chunk.logit_rows) for chunk in chunks]).cumsum(0).tolist()
         for chunk, end in zip(chunks, ends, strict=True):
             if chunk.sequence.scores_prompt:
-                _score_prompt(chunk, rows[end - chunk.tokens : end])
+                score_prompt(chunk, rows[end - chunk.tokens : end])
         return rows[[end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.reaches_end]]
 
     def _extend(self, sequences: Sequence[SequenceState], logits: Tensor) -> list[StepOutput]:
         """Sample a token for each sequence from its row of `logits`."""
-        outputs = []
-        for sequence, row, token in zip(sequences, logits, sample(logits, sequences), strict=True):
-            try:
-                outputs.append(self._append(sequence, token, row))
-            except Exception as error:
-                outputs.append(self._fail(sequence, error))
-        return outputs
+        tokens = sample(logits, sequences)
+        return [self._accept(*one) for one in zip(sequences, tokens, logits, strict=True)]
 
-    def _append(self, sequence: SequenceState, token: int | Exception, logits: Tensor) -> StepOutput:
-        if isinstance(token, Exception):
-            raise token
+    def _accept(self, sequence: SequenceState, token: int | Exception, logits: Tensor | None = None) -> StepOutput:
+        """Give a sequence its next token, from its row of `logits` [vocab] where log-probabilities are asked for."""
+        try:
+            if isinstance(token, Exception):
+                raise token
+            return self._append(sequence, token, logits)
+        except Exception as error:
+            return self._fail(sequence, error)
+
+    def _append(self, sequence: SequenceState, token: int, logits: Tensor | None) -> StepOutput:
         params = sequence.request.params
-        logprobs = () if params.logprobs is None else (token_logprob(logits, token, params.logprobs),)
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if params.logprobs is not None and logits is not None:
+            logprobs = (token_logprob(logits, token, params.logprobs),)
         for follower in (sequence.penalties, sequence.matcher):
             if follower is not None:
                 follower.accept([token])
@@ -344,41 +389,4 @@ class Engine:
             cache_source=sequence.cache_source,
             error=f"{type(error).__name__}: {error}",
             index=sequence.index,
-        )
-
-
-def _score_prompt(chunk: Chunk, logits: Tensor) -> None:
-    """Note the log-probability of each prompt token that follows a row of `logits` [chunk.tokens, vocab]."""
-    sequence = chunk.sequence
-    alternatives = sequence.request.params.prompt_logprobs or 0
-    for row, position in enumerate(range(chunk.start + 1, min(chunk.start + chunk.tokens + 1, sequence.prompt_tokens))):
-        sequence.scored[position] = token_logprob(logits[row], sequence.token_ids[position], alternatives)
-
-
-def _check(config: EngineConfig) -> None:
-    for name, value in (
-        ("block_size", config.block_size),
-        ("max_running", config.max_running),
-        ("max_step_tokens", config.step_tokens),
-    ):
-        if value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
-    if config.step_tokens < config.max_running:
-        raise UserError(
-            f"max_step_tokens {config.step_tokens} is below max_running {config.max_running}: "
-            "a step must hold one token of every running request"
-        )
-    if config.deterministic:
-        _check_tile(config)
-
-
-def _check_tile(config: EngineConfig) -> None:
-    unit = math.lcm(STATE_GRID, config.block_size)
-    if config.prefill_tile < 1 or config.prefill_tile % unit:
-        raise UserError(f"prefill_tile is {config.prefill_tile}; it must be a multiple of {unit}")
-    least = config.max_running + config.prefill_tile
-    if config.step_tokens < least:
-        raise UserError(
-            f"max_step_tokens {config.step_tokens} is below {least}: a deterministic step must hold a prefill tile "
-            "beside one token of every running request"
         )

@@ -130,6 +130,13 @@ class Memory:
         """Make room for one more token; False when there is none."""
         return self._take(sequence, self._blocks_for(sequence.computed + 1) - len(sequence.blocks))
 
+    def grow_all(self, sequences: Sequence[SequenceState]) -> bool:
+        """Make room for one more token of each; False, and nothing is changed, when there is not room for all."""
+        missing = sum(self._blocks_for(sequence.computed + 1) - len(sequence.blocks) for sequence in sequences)
+        if missing > self.pool.free + self.pool.evictable:
+            return False
+        return all(self.grow(sequence) for sequence in sequences)
+
     def borrow(self, sequence: SequenceState) -> bool:
         """Give a sequence outside the queues blocks and slot, without prefix reuse, until `release`; False: no room."""
         if self.slots is not None and not self.slots.free:
@@ -309,7 +316,9 @@ class Memory:
 
     def _take(self, sequence: SequenceState, count: int, spare: int = 0) -> bool:
         """Allocate `count` blocks if `count + spare` could be had, evicting unread prefixes as needed."""
-        if count + (spare if count else 0) > self.pool.free + self.pool.evictable:
+        if not count:
+            return True  # the list stays the same object, by which others see that nothing was added
+        if count + spare > self.pool.free + self.pool.evictable:
             return False
         if count > self.pool.free and self.prefix is not None:
             self.prefix.evict(count - self.pool.free)

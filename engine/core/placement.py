@@ -8,7 +8,7 @@ from engine.cache.delta_state import DeltaState, allocate_state
 from engine.cache.paged_kv import allocate_cache, usable_memory
 from engine.cache.tensors import CacheTensors
 from engine.config import EngineConfig, ModelConfig
-from engine.core.graphs import decode_graphs
+from engine.core.graphs import DecodeGraphs, decode_graphs
 from engine.core.memory import MemoryPlan, plan_memory
 from engine.core.mixed_graphs import SIZES, mixed_graphs
 from engine.core.runner import Graphs, Runner, activation_dtype, cache_dtype
@@ -20,13 +20,17 @@ from engine.weights.shard import local_config
 
 @dataclass(frozen=True)
 class PlacedModel:
-    """`model` is the shape of this rank's part; `cache` has keys and values alone, `state` those of DeltaNet layers."""
+    """`model` is the shape of this rank's part; `cache` has keys and values alone, `state` those of DeltaNet layers.
+
+    `decode_graphs` are those of the runner's that decode, None where there are none.
+    """
 
     model: ModelConfig
     plan: MemoryPlan
     cache: CacheTensors
     state: DeltaState | None
     runner: Runner
+    decode_graphs: DecodeGraphs | None
     max_context: int
 
 
@@ -47,15 +51,18 @@ def place_model(checkpoint: Checkpoint, config: EngineConfig, group: Group) -> P
     decoder = Decoder(model, checkpoint.weights, device, activations, group)
     cache = allocate_cache(model, plan.blocks, config.block_size, keys, device)
     tensors = replace(cache, delta=state.layers) if state else cache
-    graphs: list[Graphs] = []
+    decode, graphs = None, list[Graphs]()
     if config.cuda_graphs:
         room = decoder, tensors, device, config.max_running, max_context
-        graphs = [captured for captured in (decode_graphs(*room), mixed_graphs(*room)) if captured is not None]
+        # Only one rank by itself launches steps ahead (`engine.core.pipeline`).
+        ahead = config.decode_ahead is not False and not config.deterministic and group.size == 1
+        decode = decode_graphs(*room, min(model.vocab_size, checkpoint.tokenizer.vocab_size) if ahead else None)
+        graphs = [captured for captured in (decode, mixed_graphs(*room)) if captured is not None]
     runner = Runner(decoder, tensors, device, graphs)
     if graphs:
         for tokens in _eager_sizes(min(config.step_tokens, max_context)):
             runner.warm_up(tokens)
-    return PlacedModel(model, plan, cache, state, runner, max_context)
+    return PlacedModel(model, plan, cache, state, runner, decode, max_context)
 
 
 def _eager_sizes(most: int) -> list[int]:

@@ -9,15 +9,38 @@ its logits and seed and from nothing else in the batch (softmax, cumsum and topk
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 from engine.core.request import SamplingParams, TokenLogprob
-from engine.core.sequence import SequenceState
+from engine.core.sequence import Chunk, SequenceState
 
 CANDIDATES = 1024
 """Tokens sorted at first; only rows whose filters leave more are sorted whole."""
+
+WISHES = 5
+"""Numbers that say how a row is drawn: temperature (0: greedily), top_k (0 for all), top_p, min_p, uniform."""
+
+
+class Way(IntEnum):
+    """How much `choose` has to compute for the most demanding row of a batch."""
+
+    GREEDY = 0
+    FILTERED = 1
+    WHOLE = 2
+
+
+class Verdict(IntEnum):
+    """What `choose` found of a row: a token, logits that are not numbers, or more candidates than it sorts."""
+
+    CHOSEN = 0
+    UNKNOWN = 1
+    UNDECIDED = 2
+
+
+NOT_NUMBERS = "the model's logits are not numbers"
 
 
 def sample(logits: Tensor, sequences: Sequence[SequenceState]) -> list[int | Exception]:
@@ -39,7 +62,7 @@ def sample(logits: Tensor, sequences: Sequence[SequenceState]) -> list[int | Exc
             chosen[row] = token
     for row, is_unknown in enumerate(unknown):
         if is_unknown:
-            chosen[row] = ValueError("the model's logits are not numbers")
+            chosen[row] = ValueError(NOT_NUMBERS)
     return [errors.get(row, token) for row, token in enumerate(chosen)]
 
 
@@ -74,35 +97,71 @@ def draw(logits: Tensor, params: Sequence[SamplingParams], uniforms: Sequence[fl
     All `params` have a temperature above 0. A row without numbers gives a token without meaning. What is to be known of
     the rows goes to the device in one transfer, and what it chose comes back in one unless a row must be sorted whole.
     """
-    wishes = _Wishes.of(params, uniforms, logits.device)
-    probabilities = (logits.double() / wishes.temperatures).softmax(-1)
-    filtered = [row for row, one in enumerate(params) if one.top_k > 0 or one.top_p < 1]
-    tokens = _from_top(probabilities, wishes, filtered)
-    unsorted = [row for row, one in enumerate(params) if one.top_k <= 0 and one.top_p >= 1]
+    known = _Wishes.of(params, uniforms, logits.device)
+    probabilities = (logits.double() / known.temperatures).softmax(-1)
+    filtered = [row for row, one in enumerate(params) if way(one) == Way.FILTERED]
+    tokens = _from_top(probabilities, known, filtered)
+    unsorted = [row for row, one in enumerate(params) if way(one) == Way.WHOLE]
     if unsorted:
-        own = wishes.rows(unsorted)
+        own = known.rows(unsorted)
         tokens |= dict(zip(unsorted, _invert(_above_min_p(probabilities[unsorted], own), own).tolist(), strict=True))
     whole = [row for row in filtered if row not in tokens]
     if whole:
-        own = wishes.rows(whole)
+        own = known.rows(whole)
         top, ids = probabilities[whole].sort(dim=-1, descending=True, stable=True)
         at = _invert(_truncate(top, own), own)
         tokens |= dict(zip(whole, ids.gather(1, at[:, None])[:, 0].tolist(), strict=True))
     return [tokens[row] for row in range(len(params))]
 
 
+def way(params: SamplingParams) -> Way:
+    """What a row with these settings asks of `choose`."""
+    if params.temperature <= 0:
+        return Way.GREEDY
+    return Way.FILTERED if params.top_k > 0 or params.top_p < 1 else Way.WHOLE
+
+
+def is_always_decided(params: SamplingParams) -> bool:
+    """Whether `choose` finds a token whatever the logits: a nucleus alone may hold more than it sorts."""
+    return way(params) != Way.FILTERED or 0 < params.top_k <= CANDIDATES
+
+
+def wishes(params: SamplingParams, uniform: float) -> tuple[float, ...]:
+    """A row of `choose`'s numbers, `WISHES` of them."""
+    return params.temperature, max(params.top_k, 0), params.top_p, params.min_p, uniform
+
+
+def choose(logits: Tensor, numbers: Tensor, most: Way) -> tuple[Tensor, Tensor]:
+    """`sample` of rows without penalties, bias and grammar, on the device alone, as a CUDA graph can hold it.
+
+    For `logits` [R, vocab] and `numbers` float64 [R, WISHES] of ways up to `most`: token ids int64 [R], valid ones
+    whatever the verdict, and a `Verdict` int32 [R] for each. Rows that are chosen have the token that `sample` gives.
+    """
+    best, likeliest = logits.max(-1)
+    verdicts = best.isnan().int() * Verdict.UNKNOWN
+    if most == Way.GREEDY:
+        return likeliest, verdicts
+    own = _Wishes(numbers)
+    drawn = own.temperatures > 0
+    probabilities = (logits.double() / own.temperatures.masked_fill(~drawn, 1.0)).softmax(-1)
+    tokens, enough = _top_tokens(probabilities, own)
+    if most == Way.WHOLE:
+        whole = (own.top_k <= 0) & (own.top_p >= 1)
+        tokens = torch.where(whole[:, 0], _invert(_above_min_p(probabilities, own), own), tokens)
+        enough |= whole
+    undecided = (drawn & ~enough)[:, 0] & ~best.isnan()
+    return torch.where(drawn[:, 0], tokens, likeliest), verdicts.masked_fill(undecided, Verdict.UNDECIDED)
+
+
 @dataclass(frozen=True)
 class _Wishes:
-    """Numbers of R rows, float64 [R, 5] on the device: temperature, top_k (0 for all), top_p, min_p, uniform."""
+    """Numbers of R rows, float64 [R, WISHES] on the device, and what they stand for."""
 
     numbers: Tensor
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], uniforms: Sequence[float], device: torch.device) -> "_Wishes":
-        listed = [
-            (one.temperature, max(one.top_k, 0), one.top_p, one.min_p, uniform)
-            for one, uniform in zip(params, uniforms, strict=True)
-        ]
+        listed = [wishes(one, uniform) for one, uniform in zip(params, uniforms, strict=True)]
         host = torch.tensor(listed, dtype=torch.float64)
         return cls((host.pin_memory() if device.type == "cuda" else host).to(device, non_blocking=True))
 
@@ -131,48 +190,54 @@ class _Wishes:
         return self.numbers[:, 4:5]
 
 
-def _from_top(probabilities: Tensor, wishes: _Wishes, rows: Sequence[int]) -> dict[int, int]:
+def _from_top(probabilities: Tensor, known: _Wishes, rows: Sequence[int]) -> dict[int, int]:
     """The tokens of those of `rows` whose likeliest `CANDIDATES` hold all that their filters can leave."""
     if not rows:
         return {}
-    own = wishes.rows(rows)
     chosen = probabilities if len(rows) == len(probabilities) else probabilities[rows]
-    top, ids = chosen.topk(min(CANDIDATES, chosen.shape[1]))
-    enough = torch.where(own.top_k > 0, own.top_k <= CANDIDATES, top.sum(-1, keepdim=True) >= own.top_p)
-    enough |= top.shape[1] == chosen.shape[1]
-    at = _invert(_truncate(top, own), own)
-    found = torch.cat((ids.gather(1, at[:, None]), enough.long()), dim=1).tolist()
+    tokens, enough = _top_tokens(chosen, known.rows(rows))
+    found = torch.cat((tokens[:, None], enough.long()), dim=1).tolist()
     return {row: token for row, (token, good) in zip(rows, found, strict=True) if good}
 
 
-def _invert(cumulative: Tensor, wishes: _Wishes) -> Tensor:
+def _top_tokens(probabilities: Tensor, own: _Wishes) -> tuple[Tensor, Tensor]:
+    """A token of the likeliest `CANDIDATES` for each row, int64 [R], and whether these are enough, bool [R, 1]."""
+    top, ids = probabilities.topk(min(CANDIDATES, probabilities.shape[1]))
+    enough = torch.where(own.top_k > 0, own.top_k <= CANDIDATES, top.sum(-1, keepdim=True) >= own.top_p)
+    if top.shape[1] == probabilities.shape[1]:
+        enough = torch.ones_like(enough)
+    at = _invert(_truncate(top, own), own)
+    return ids.gather(1, at[:, None])[:, 0], enough
+
+
+def _invert(cumulative: Tensor, own: _Wishes) -> Tensor:
     """Where each row of cumulative probabilities [R, K], not normalised, passes its uniform number: int64 [R]."""
-    at = torch.searchsorted(cumulative, wishes.uniforms * cumulative[:, -1:], right=True)
+    at = torch.searchsorted(cumulative, own.uniforms * cumulative[:, -1:], right=True)
     return at.clamp(max=cumulative.shape[1] - 1)[:, 0]
 
 
-def _truncate(top: Tensor, wishes: _Wishes) -> Tensor:
+def _truncate(top: Tensor, own: _Wishes) -> Tensor:
     """Cumulative probabilities of rows sorted downwards [R, K], constant from where the filters cut.
 
     top_k keeps the k likeliest; top_p the smallest set of likeliest tokens with at least that share of what top_k left
     (Holtzman et al. 2020); min_p those with at least that share of the likeliest's probability (Nguyen et al. 2024).
     """
     width = top.shape[1]
-    limited = wishes.top_k > 0
-    counts = torch.where(limited, wishes.top_k.clamp(max=width), width).long()
+    limited = own.top_k > 0
+    counts = own.top_k.clamp(max=width).masked_fill(~limited, width).long()
     rank = torch.arange(width, device=top.device)
     cumulative = top.cumsum(-1)
     # Without top_k the nucleus is a share of everything, which the candidates at hand may not add up to.
-    whole = torch.where(limited, cumulative.gather(1, counts - 1), 1.0)
-    keep = (rank < counts) & (cumulative - top < wishes.top_p * whole)
-    keep &= top >= wishes.min_p * top[:, :1]
-    return top.where(keep, 0.0).cumsum(-1)
+    whole = cumulative.gather(1, counts - 1).masked_fill(~limited, 1.0)
+    keep = (rank < counts) & (cumulative - top < own.top_p * whole)
+    keep &= top >= own.min_p * top[:, :1]
+    return top.masked_fill(~keep, 0.0).cumsum(-1)
 
 
-def _above_min_p(probabilities: Tensor, wishes: _Wishes) -> Tensor:
+def _above_min_p(probabilities: Tensor, own: _Wishes) -> Tensor:
     """Cumulative probabilities of rows in vocabulary order, without the tokens that min_p leaves out."""
-    floor = wishes.min_p * probabilities.max(-1, keepdim=True).values
-    return probabilities.where(probabilities >= floor, 0.0).cumsum(-1)
+    floor = own.min_p * probabilities.max(-1, keepdim=True).values
+    return probabilities.masked_fill(probabilities < floor, 0.0).cumsum(-1)
 
 
 def token_logprob(logits: Tensor, token_id: int, alternatives: int) -> TokenLogprob:
@@ -185,3 +250,11 @@ def token_logprob(logits: Tensor, token_id: int, alternatives: int) -> TokenLogp
     # A prompt may hold ids of padding rows.
     own = float(logprobs[token_id]) if token_id < len(logprobs) else -math.inf
     return TokenLogprob(token_id, own, top)
+
+
+def score_prompt(chunk: Chunk, logits: Tensor) -> None:
+    """Note the log-probability of each prompt token that follows a row of `logits` [chunk.tokens, vocab]."""
+    sequence = chunk.sequence
+    alternatives = sequence.request.params.prompt_logprobs or 0
+    for row, position in enumerate(range(chunk.start + 1, min(chunk.start + chunk.tokens + 1, sequence.prompt_tokens))):
+        sequence.scored[position] = token_logprob(logits[row], sequence.token_ids[position], alternatives)

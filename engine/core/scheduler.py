@@ -11,6 +11,7 @@ is preempted. Pinned prefixes yield when the first in the queue could not be ser
 """
 
 from collections import deque
+from collections.abc import Sequence
 
 from engine.core.memory import Memory
 from engine.core.sequence import Chunk, SequenceState
@@ -41,6 +42,19 @@ class Scheduler:
         if self.preemptions == preempted:
             chunks += self._admit(self._max_step_tokens - sum(chunk.tokens for chunk in chunks))
         return chunks
+
+    def foresee(self, running: Sequence[SequenceState]) -> list[SequenceState]:
+        """The sequences of the step after one that decodes `running`, with room made for a token more of each.
+
+        The one before is committed, but the tokens that it chooses are not known yet. Empty where the next step may
+        have more to do than that: an admission, a preemption, or a prefill of one that is not among `running`.
+        """
+        last = [sequence.generated + 1 >= sequence.request.params.max_tokens for sequence in running]
+        going_on = [sequence for sequence, ends in zip(running, last, strict=True) if not ends]
+        admits = self.waiting and len(going_on) < self._max_running
+        if admits or len(running) != len(self.running) or not self._memory.grow_all(going_on):
+            return []
+        return going_on
 
     def commit(self, chunk: Chunk) -> None:
         """The chunk is computed."""

@@ -29,9 +29,12 @@ def sweep(
     machine = Machine(copy_bandwidth(device), product_rate(device))
     ranks, figures = llm.engine.config.tensor_parallel_size, list[dict[str, Any]]()
     for count in batches:
-        speed = throughput.decode(llm, count, context, tokens, repeats)["tokens_per_second"]
+        run = throughput.decode(llm, count, context, tokens, repeats)
         limit = decode_limit(config, sizes, count, context + tokens // 2, machine, ranks)
-        figures.append(_figure("decode", speed, limit) | {"batch": count, "context": context})
+        times = {key: run[key] for key in ("seconds_per_step", "device_seconds_per_step")}
+        figures.append(
+            _figure("decode", run["tokens_per_second"], limit) | {"batch": count, "context": context, **times}
+        )
     for length in prompts:
         throughput.prefill(llm, length, 1)
         speed = throughput.prefill(llm, length, repeats)["tokens_per_second"]

@@ -20,14 +20,20 @@ def decode(llm: LLM, batch: int = 1, prompt: int = 32, tokens: int = 64, repeats
     Tokens per second are counted over all sequences once each has its first token. `limit_tokens_per_second` is what
     moving a step's bytes (`engine.measure.roofline.decode_bytes`) would allow at the read bandwidth measured just
     before: batch · bandwidth / bytes. Of several ranks these are the first one's, and the time of the sums between
-    them (`link_bytes_per_step`, at the speed that the links are made for) comes on top.
+    them (`link_bytes_per_step`, at the speed that the links are made for) comes on top. `seconds_per_step` is the time
+    between two tokens of a sequence, `device_seconds_per_step` what the device itself took for the mean step that was
+    launched (`Engine.device_time`), None where none was.
     """
+    before = llm.engine.device_time()
     runs = [_decode_once(llm, _prompts(llm, batch, prompt, seed), tokens) for seed in range(repeats)]
+    device_time = _mean_step(before, llm.engine.device_time())
     bandwidth, moved = read_bandwidth(torch.device(llm.engine.config.device)), bytes_per_step(llm, batch, prompt)
     sent = link_bytes(llm.checkpoint.config, batch, llm.engine.config.tensor_parallel_size)
     return _result(llm, "decode", runs, bandwidth) | {
         "batch": batch,
         "prompt_tokens": prompt,
+        "seconds_per_step": batch / statistics.median(runs),
+        "device_seconds_per_step": device_time,
         "bytes_per_step": moved,
         "link_bytes_per_step": sent,
         "limit_tokens_per_second": batch / (moved / bandwidth + sent / LINK),
@@ -82,6 +88,13 @@ def _decode_once(llm: LLM, prompts: list[list[int]], tokens: int) -> float:
     while engine.has_work:
         produced += sum(len(output.token_ids) for output in engine.step())
     return produced / (time.perf_counter() - start)
+
+
+def _mean_step(before: tuple[float, int] | None, after: tuple[float, int] | None) -> float | None:
+    """Seconds of the device a step, between two readings of `Engine.device_time`."""
+    if before is None or after is None or after[1] == before[1]:
+        return None
+    return (after[0] - before[0]) / (after[1] - before[1])
 
 
 def _prefill_once(llm: LLM, prompt: list[int]) -> float:

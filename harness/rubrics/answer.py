@@ -14,6 +14,7 @@ ANSWER_FACTS = frozenset({"answer_chars", "code_chars", "prose_chars", "blocks",
 _FENCE = re.compile(
     r"^ {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^\n`]*)\n(?P<code>.*?)^ {0,3}(?P=fence)[`~]*[ \t]*$", re.M | re.S
 )
+_COMMENT = re.compile(r"\s*(//|#|/\*|\*|<!--)")
 _DIFF = re.compile(r"^(@@ |--- |\+\+\+ |[+-](?![+-])\s*\S)", re.M)
 
 
@@ -61,8 +62,8 @@ def extract(answer: str, rule: Extraction) -> Extracted:
 
 
 def _is_diff(code: str) -> bool:
-    """Whether most lines that say something begin as lines of a unified diff do."""
-    lines = [line for line in code.splitlines() if line.strip()]
+    """Whether most lines that say something begin as lines of a unified diff do; comments say nothing here."""
+    lines = [line for line in code.splitlines() if line.strip() and not _COMMENT.match(line)]
     marked = [line for line in lines if _DIFF.match(line)]
     return any(line.startswith("@@ ") for line in lines) or (len(lines) > 2 and len(marked) > len(lines) / 2)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import tempfile
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ _PICTURES = "/testbed/pictures"
 _LIMITS = Limits(memory_bytes=1 << 43, disk_bytes=512 << 20, processes=512)
 _ENVIRONMENT = {"NODE_OPTIONS": "--max-old-space-size=1024", "NO_COLOR": "1", "CI": "1"}
 _PICTURE_LIMIT = 4 << 20
+_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,13 @@ def check_sandbox() -> None:
         raise UserError(
             f"rubric checks run untrusted code in Linux namespaces, and those cannot be made here: {reason}"
         )
+
+
+def count_checkers() -> int:
+    """Answers to check at once on this machine: one for each core, as far as each finds its gibibyte of memory free."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    return max(1, min(len(os.sched_getaffinity(0)), available // _MEMORY))
 
 
 def examine(task: RubricTask, answer: str, tools: Toolchain) -> Examined:

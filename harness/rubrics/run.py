@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from harness.agent.model import ContextExceeded, EndpointModel
 from harness.config import LevelConfig, read_api_key
 from harness.endpoint import open_endpoint
 from harness.errors import UserError
-from harness.rubrics.config import RubricsConfig
-from harness.rubrics.examine import check_sandbox, examine
-from harness.rubrics.store import SamplePaths, is_scored, sample_paths, save_answer, save_score
-from harness.rubrics.task import RubricTask, load_tasks
+from harness.rubrics.calibration_record import require_calibration
+from harness.rubrics.config import JudgeConfig, RubricsConfig
+from harness.rubrics.examine import check_sandbox, count_checkers, examine
+from harness.rubrics.judge import open_judge
+from harness.rubrics.judging import compare_samples, judge_samples
+from harness.rubrics.store import Sample, is_scored, sample_paths, save_answer, save_score
+from harness.rubrics.task import RubricTask, find_judged, load_tasks
 from harness.rubrics.toolchain import Toolchain, find_toolchain
 from harness.run.paths import LevelPaths, RunPaths
 from harness.run.record import describe_lasting, name_by_content, now
@@ -26,46 +30,50 @@ from harness.run.task import derive_seed
 ANSWERS_LEVEL = "answers"
 """Name of the level where stored answers name none."""
 
-_OPERATIONAL = ("results", "workers", "checkers")
+_OPERATIONAL = ("results", "workers", "checkers", "judge")
+"""Keys that move no executable score: free to change later. The judge has an entry of its own in the record."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One answer to be asked for or checked."""
+class Finished:
+    """A run in `folder`, and how many answers the machine or a judge's server kept from what they should have got."""
 
-    task: RubricTask
-    number: str
-    paths: SamplePaths
+    folder: Path
+    failed: int
 
 
-def run_rubrics(config: RubricsConfig, run_id: str | None, echo: Callable[[str], None]) -> Path:
-    """Do what is left of the run; returns its folder. The same configuration continues the same run.
+def run_rubrics(config: RubricsConfig, run_id: str | None, echo: Callable[[str], None]) -> Finished:
+    """Do what is left of the run. The same configuration continues the same run.
 
-    Raises `UserError` and `EndpointError`; every finished answer and score is on disk by then.
+    Raises `UserError`, for a judge whose points may not count before anything is asked, and `EndpointError`; every
+    finished answer, score and verdict is on disk by then.
     """
     tasks, tools = load_tasks(config.tasks), find_toolchain()
+    licence = require_calibration(config.judge, find_judged(load_tasks())) if config.judge else None
     check_sandbox()
     paths = RunPaths(config.results / (run_id or name_run(config)))
     with lock(paths):
         record = _begin(paths, config, tasks, tools)
+        if licence:
+            record["judge"] = licence
+            write_json(paths.record, record)
+        samples = {level.name: list(_plan(level.name, config, tasks, paths)) for level in config.levels}
         for level in config.levels:
-            samples = [
-                Sample(task, str(number), sample_paths(paths.root, level.name, task.name, str(number)))
-                for task in tasks
-                for number in range(config.samples)
-            ]
-            _run_level(level, config, samples, tools, paths, record, echo)
+            _run_level(level, config, samples[level.name], tools, paths, record, echo)
+        failed = _count_spoilt(chain(*samples.values()))
+        if config.judge and licence:
+            failed += _judge_levels(config, config.judge, samples, licence["protocol_sha256"], echo)
         record["ended"] = now()
         write_json(paths.record, record)
-    return paths.root
+    return Finished(paths.root, failed)
 
 
 def score_answers(
-    folder: Path, output: Path, names: tuple[str, ...], checkers: int, echo: Callable[[str], None]
-) -> Path:
+    folder: Path, output: Path, names: tuple[str, ...], checkers: int | None, echo: Callable[[str], None]
+) -> Finished:
     """Score stored answers: `FOLDER/<task>/<sample>.md`, or one such folder per level. No model is asked.
 
-    Returns `output`, laid out as a run. Raises `UserError` where the folder holds no answers.
+    `output` is laid out as a run. Raises `UserError` where the folder holds no answers.
     """
     tasks = {task.name: task for task in load_tasks(names)}
     found = list(_find_answers(folder, tasks))
@@ -81,14 +89,48 @@ def score_answers(
             if not paths.answer.exists() or paths.answer.read_text(encoding="utf-8", errors="replace") != text:
                 paths.score.unlink(missing_ok=True)
                 save_answer(paths, text, 0, "")
-            samples.append(Sample(task, path.stem, paths))
-        _check_all([one for one in samples if not is_scored(one.paths, one.task)], tools, checkers, echo)
-    return output
+            samples.append(Sample(level, task, path.stem, paths))
+        _check_all(
+            [one for one in samples if not is_scored(one.paths, one.task)], tools, checkers or count_checkers(), echo
+        )
+    return Finished(output, _count_spoilt(samples))
 
 
 def name_run(config: RubricsConfig) -> str:
     """`<name>-<hash of the configuration>`: the same configuration continues the same run."""
     return name_by_content(config.name, describe_lasting(config, _OPERATIONAL))
+
+
+def _plan(level: str, config: RubricsConfig, tasks: Sequence[RubricTask], paths: RunPaths) -> Iterator[Sample]:
+    for task in tasks:
+        for number in map(str, range(config.samples)):
+            yield Sample(level, task, number, sample_paths(paths.root, level, task.name, number))
+
+
+def _count_spoilt(samples: Iterable[Sample]) -> int:
+    return sum(not is_scored(one.paths, one.task) for one in samples)
+
+
+def _judge_levels(
+    config: RubricsConfig,
+    settings: JudgeConfig,
+    samples: dict[str, list[Sample]],
+    protocol: str,
+    echo: Callable[[str], None],
+) -> int:
+    """Verdicts on all levels' answers, then pairs if they are wanted; returns how many the judge's server failed."""
+    judge = open_judge(settings)
+    failed = judge_samples(list(chain(*samples.values())), judge, protocol, settings.workers, echo)
+    if settings.pairs:
+        base = samples[config.baseline_name]
+        pairs = [
+            pair
+            for level, own in samples.items()
+            if level != config.baseline_name
+            for pair in zip(own, base, strict=True)
+        ]
+        failed += compare_samples(pairs, judge, protocol, settings.workers, echo)
+    return failed
 
 
 def _find_answers(folder: Path, tasks: dict[str, RubricTask]) -> Iterator[tuple[str, RubricTask, Path]]:
@@ -129,7 +171,7 @@ def _run_level(
     echo: Callable[[str], None],
 ) -> None:
     unanswered = [one for one in samples if not one.paths.answer.exists()]
-    with ThreadPoolExecutor(config.checkers, "check") as checkers:
+    with ThreadPoolExecutor(config.checkers or count_checkers(), "check") as checkers:
         checks = [
             checkers.submit(_check, one, tools)
             for one in samples

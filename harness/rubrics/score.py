@@ -87,14 +87,24 @@ class Rule(BaseModel):
         return all(condition.holds(facts) for condition in self.when)
 
 
+class JudgedRule(Rule):
+    """A matter of taste: where `when` holds a judge is asked, and `points` count where it says yes."""
+
+    question: str = Field(min_length=1)
+
+
 class Rubric(BaseModel):
-    """How facts become points. The last gate has no condition, so that every answer has a base."""
+    """How facts become points. The last gate has no condition, so that every answer has a base.
+
+    `judged` never moves `compat`, which is what can be executed; its points are counted beside it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gates: tuple[Rule, ...] = Field(min_length=2)
     modifiers: tuple[Rule, ...] = ()
     hidden: tuple[Rule, ...] = Field(min_length=1)
+    judged: tuple[JudgedRule, ...] = ()
 
     @field_validator("gates")
     @classmethod
@@ -105,7 +115,7 @@ class Rubric(BaseModel):
 
     def facts(self) -> set[str]:
         """Names of all facts that the rules ask for."""
-        rules = (*self.gates, *self.modifiers, *self.hidden)
+        rules = (*self.gates, *self.modifiers, *self.hidden, *self.judged)
         return {condition.fact for rule in rules for condition in rule.when}
 
 
@@ -147,13 +157,18 @@ def compute_score(rubric: Rubric, facts: Mapping[str, Fact]) -> Score:
         for rule in rubric.modifiers
     ]
     hidden = [_check("hidden", rule, facts, works and rule.holds(facts), 0.0) for rule in rubric.hidden]
-    total = sum(check.points for check in (*gates, *modifiers))
     return Score(
         "scored",
-        round(min(max(total, LOWEST), HIGHEST) / QUARTER) * QUARTER,
+        sum_points((*gates, *modifiers)),
         sum(check.passed for check in hidden) / len(hidden),
         (*gates, *modifiers, *hidden),
     )
+
+
+def sum_points(checks: Sequence[Check], more: float = 0.0) -> float:
+    """Points of all `checks` and `more`, clipped to 0..10, on quarter points."""
+    total = sum(check.points for check in checks) + more
+    return round(min(max(total, LOWEST), HIGHEST) / QUARTER) * QUARTER
 
 
 def _check(

@@ -1,8 +1,9 @@
 """Scores of a rubric run, summarised: means with intervals that know how few tasks there are."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 
 from harness.errors import UserError
 from harness.report.published import FOLDER
+from harness.rubrics.score import sum_points
 from harness.rubrics.store import Scored
 from harness.rubrics.task import load_tasks
 
@@ -21,7 +23,11 @@ PUBLISHED = FOLDER / "16x.yaml"
 
 @dataclass(frozen=True)
 class TaskMean:
-    """One level on one task: `mean` and `best` (expected best of `tries` answers) in points, `hidden` in 0..1."""
+    """One level on one task: `mean` and `best` (expected best of `tries` answers) in points, `hidden` in 0..1.
+
+    `judged` is the mean with a judge's points, over the answers that have a verdict; NaN where no judge was asked in
+    this run. `unjudged` counts answers without one. `pairs` counts how answers fared beside the baseline's.
+    """
 
     task: str
     scores: tuple[float, ...]
@@ -30,6 +36,9 @@ class TaskMean:
     tries: int
     hidden: float
     infra: int
+    judged: float = math.nan
+    unjudged: int = 0
+    pairs: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class LevelSummary:
     high: float
     best: float
     hidden: float
+    judged: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,8 @@ def summarise(scored: Sequence[Scored]) -> list[LevelSummary]:
     """One summary per level, in the order of first appearance. Infra errors are counted, never scored."""
     tries = {task.name: task.file.tries for task in load_tasks()}
     levels = list(dict.fromkeys(one.level for one in scored))
-    return [_summarise_level(level, [one for one in scored if one.level == level], tries) for level in levels]
+    judged = frozenset(one.task for one in scored if one.judged is not None)
+    return [_summarise_level(level, [one for one in scored if one.level == level], tries, judged) for level in levels]
 
 
 def expect_best(scores: Sequence[float], tries: int) -> float:
@@ -100,14 +111,14 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
         raise UserError(f"{path}: expected a list of model, source, date, differs and scores ({error})") from error
 
 
-def profile(scored: Sequence[Scored]) -> dict[tuple[str, str, str], tuple[int, int]]:
-    """For each (task, kind, check id): how many answers passed, and how many were checked."""
-    counts: dict[tuple[str, str, str], tuple[int, int]] = {}
+def profile(scored: Sequence[Scored]) -> dict[tuple[str, str, str], dict[str, tuple[int, int]]]:
+    """For each (task, kind, check id) and each level: how many answers passed, and how many were checked."""
+    counts: dict[tuple[str, str, str], dict[str, tuple[int, int]]] = {}
     for one in scored:
         for check in one.score.checks:
-            key = (one.task, check.kind, check.id)
-            passed, seen = counts.get(key, (0, 0))
-            counts[key] = (passed + check.passed, seen + 1)
+            levels = counts.setdefault((one.task, check.kind, check.id), {})
+            passed, seen = levels.get(one.level, (0, 0))
+            levels[one.level] = (passed + check.passed, seen + 1)
     return counts
 
 
@@ -116,9 +127,11 @@ def _draw(groups: Sequence[npt.NDArray[np.float64]], generator: np.random.Genera
     return float(np.mean([generator.choice(groups[number], size=len(groups[number])).mean() for number in chosen]))
 
 
-def _summarise_level(level: str, scored: Sequence[Scored], tries: dict[str, int]) -> LevelSummary:
+def _summarise_level(
+    level: str, scored: Sequence[Scored], tries: dict[str, int], judged: frozenset[str]
+) -> LevelSummary:
     tasks = tuple(
-        _summarise_task(name, [one for one in scored if one.task == name], tries.get(name, 1))
+        _summarise_task(name, [one for one in scored if one.task == name], tries.get(name, 1), judged)
         for name in sorted({one.task for one in scored})
     )
     known = [task for task in tasks if task.scores]
@@ -135,10 +148,11 @@ def _summarise_level(level: str, scored: Sequence[Scored], tries: dict[str, int]
         high,
         average([task.best for task in known]),
         average([task.hidden for task in known]),
+        average([task.judged for task in known]),
     )
 
 
-def _summarise_task(name: str, scored: Sequence[Scored], tries: int) -> TaskMean:
+def _summarise_task(name: str, scored: Sequence[Scored], tries: int, judged: frozenset[str]) -> TaskMean:
     scores = tuple(one.score.compat for one in scored if one.score.compat is not None)
     hidden = [one.score.hidden for one in scored if one.score.hidden is not None]
     return TaskMean(
@@ -149,4 +163,19 @@ def _summarise_task(name: str, scored: Sequence[Scored], tries: int) -> TaskMean
         tries,
         float(np.mean(hidden)) if hidden else math.nan,
         len(scored) - len(scores),
+        *_summarise_judged(scored, judged),
     )
+
+
+def _summarise_judged(scored: Sequence[Scored], judged: frozenset[str]) -> tuple[float, int, dict[str, int]]:
+    """Mean with the judge's points, how many answers have none, and the outcomes of pairs; `judged` names the tasks."""
+    known = [one for one in scored if one.score.compat is not None]
+    if not judged or not known:
+        return math.nan, 0, {}
+    if known[0].task not in judged:
+        return float(np.mean([one.score.compat for one in known])), 0, {}
+    totals = [
+        sum_points(one.score.checks, one.judged.points) for one in known if one.judged and one.judged.points is not None
+    ]
+    pairs = Counter(one.judged.pair for one in known if one.judged and one.judged.pair)
+    return float(np.mean(totals)) if totals else math.nan, len(known) - len(totals), dict(sorted(pairs.items()))

@@ -39,8 +39,9 @@ def write_summary(run: Path, console: Console, *, checks: bool = False) -> list[
     document = {
         "levels": [asdict(level) for level in levels],
         "profile": [
-            {"task": task, "kind": kind, "check": check, "passed": passed, "of": of}
-            for (task, kind, check), (passed, of) in sorted(profile(scored).items())
+            {"task": task, "kind": kind, "check": check, "level": level, "passed": passed, "of": of}
+            for (task, kind, check), counts in sorted(profile(scored).items())
+            for level, (passed, of) in counts.items()
         ],
         "published": [asdict(one) for one in published],
     }
@@ -52,9 +53,9 @@ def write_summary(run: Path, console: Console, *, checks: bool = False) -> list[
 def score_table(levels: Sequence[LevelSummary], published: Sequence[Published]) -> Table:
     """One row per level, then the published rows."""
     names = sorted({task.task for level in levels for task in level.tasks})
-    table = Table(
-        "level", *(name.replace("-", "\n", 1) for name in names), "mean\n\\[95% CI]", "best\nof 2", "hidden", "infra"
-    )
+    judged = any(not math.isnan(level.judged) for level in levels)
+    heads = ["mean\n\\[95% CI]", "best\nof 2", "hidden", "infra", *(["with\njudge"] if judged else [])]
+    table = Table("level", *(name.replace("-", "\n", 1) for name in names), *heads)
     for column in table.columns[1:]:
         column.justify = "right"
     for level in levels:
@@ -66,20 +67,26 @@ def score_table(levels: Sequence[LevelSummary], published: Sequence[Published]) 
             f"{level.best:.2f}",
             f"{100 * level.hidden:.0f}%",
             str(sum(task.infra for task in level.tasks)),
+            *([f"{level.judged:.2f}"] if judged else []),
         )
     for one in published:
         mean = sum(one.scores.values()) / len(one.scores)
         cells = [f"{one.scores[name]:.2f}" if name in one.scores else "-" for name in names]
-        table.add_row(f"{one.model}\n(published)", *cells, f"{mean:.2f}", "-", "-", "-", style="dim")
+        table.add_row(
+            f"{one.model}\n(published)", *cells, f"{mean:.2f}", "-", "-", "-", *(["-"] if judged else []), style="dim"
+        )
     return table
 
 
 def profile_table(scored: Sequence[Scored]) -> Table:
-    """How often each check passed, over all levels."""
-    table = Table("task", "kind", "check", "passed")
-    table.columns[3].justify = "right"
-    for (task, kind, check), (passed, of) in sorted(profile(scored).items()):
-        table.add_row(task, kind, check, f"{passed}/{of}")
+    """How often each check passed at each level, of how many answers that it was applied to."""
+    levels = list(dict.fromkeys(one.level for one in scored))
+    table = Table("task", "kind", "check", *levels)
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for (task, kind, check), counts in sorted(profile(scored).items()):
+        cells = [counts.get(level, (0, 0)) for level in levels]
+        table.add_row(task, kind, check, *(f"{passed}/{of}" if of else "-" for passed, of in cells))
     return table
 
 
@@ -138,7 +145,23 @@ def _notes(levels: Sequence[LevelSummary], published: Sequence[Published]) -> li
         "Best of 2: expected best of two answers where the original rules allow two.",
         "Hidden: share of the checks that the prompt does not reveal.",
     ]
+    notes += _judge_notes(levels)
     return notes + [f"{one.model}: {one.source}, {one.date}; {one.differs}." for one in published]
+
+
+def _judge_notes(levels: Sequence[LevelSummary]) -> list[str]:
+    """What a judge added, missed and preferred; nothing where none was asked."""
+    if all(math.isnan(level.judged) for level in levels):
+        return []
+    notes = ["With judge: the mean with a calibrated judge's points; all other columns are what could be executed."]
+    for level in levels:
+        if missing := sum(task.unjudged for task in level.tasks):
+            notes.append(f"{level.level}: {missing} answers have no verdict of the judge and are left out there.")
+        for task in level.tasks:
+            if task.pairs:
+                said = ", ".join(f"{count} {outcome}" for outcome, count in task.pairs.items())
+                notes.append(f"{level.level}, {task.task}: beside the baseline's answers {said}.")
+    return notes
 
 
 def _without_nan(value: object) -> object:

@@ -1,5 +1,6 @@
 """A rubric task: one folder with its prompt, fixture, checks, rubric and graded answers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import UserError
 from harness.rubrics.answer import ANSWER_FACTS, Extraction
-from harness.rubrics.score import Rubric
+from harness.rubrics.score import JudgedRule, Rubric
 
 TASKS = Path(__file__).parent / "tasks"
 SHARED = Path(__file__).parent / "node"
@@ -69,6 +70,11 @@ def load_tasks(names: tuple[str, ...] = (), root: Path = TASKS) -> list[RubricTa
         if name not in known:
             raise UserError(f"tasks: no rubric task {name!r}; there are {', '.join(known)}")
     return [_load(root / name) for name in known if not names or name in names]
+
+
+def find_judged(tasks: Iterable[RubricTask]) -> list[JudgedRule]:
+    """All rules of `tasks` that a judge is asked about."""
+    return [rule for task in tasks for rule in task.file.rubric.judged]
 
 
 def _load(folder: Path) -> RubricTask:

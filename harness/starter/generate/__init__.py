@@ -19,6 +19,8 @@ __all__ = ["PARTS", "Check", "GeneratedInstance", "generate", "starter_500", "to
 def generate(seed: int, part: str) -> GeneratedInstance:
     """The instance of this seed and part, the same in every process; `part` is one of `PARTS`.
 
+    Only the wording of Python's own errors, which issues quote, depends on the version of Python.
+
     All of its tests pass with the gold patch; exactly those of `fail_to_pass` fail without it.
     """
     if part not in PARTS:

@@ -1,4 +1,7 @@
-"""`python -m harness.starter.generate --write|--check`: make `starter-500` from its seeds, or compare it with them."""
+"""`python -m harness.starter.generate --write|--check`: make `starter-500` from its seeds, or compare it with them.
+
+The committed file was made with Python 3.11; other versions word some errors, which issues quote, differently.
+"""
 
 import argparse
 import sys

@@ -104,6 +104,43 @@ def test_a_draw_is_allowed_and_the_same_alone_and_in_a_batch(
         assert any(math.isclose(row[token], row[other]) for other in allowed)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(PARAMS | st.just(SamplingParams(temperature=0.0)), st.floats(0, 1, exclude_max=True)),
+        min_size=1,
+        max_size=6,
+    ),
+    seed=st.integers(0, 1000),
+    candidates=st.integers(1, 50),
+    unknown=st.integers(0, 20),
+)
+def test_the_device_chooses_what_the_host_does(
+    rows: list[tuple[SamplingParams, float]], seed: int, candidates: int, unknown: int
+) -> None:
+    """Or it says that a nucleus holds more than it sorts, or that logits are not numbers."""
+    torch.manual_seed(seed)
+    logits = torch.stack([torch.randn(30) for _ in rows])
+    if unknown < len(rows):
+        logits[unknown, 7] = math.nan
+    numbers = torch.tensor([sampler.wishes(*row) for row in rows], dtype=torch.float64)
+    most = max(sampler.way(params) for params, _ in rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "CANDIDATES", candidates)
+        tokens, verdicts = (found.tolist() for found in sampler.choose(logits, numbers, most))
+        decided = [sampler.is_always_decided(params) for params, _ in rows]
+    assert all(0 <= token < 30 for token in tokens)
+    for row, (params, uniform) in enumerate(rows):
+        if row == unknown:
+            assert verdicts[row] == sampler.Verdict.UNKNOWN
+        elif verdicts[row] == sampler.Verdict.UNDECIDED:
+            assert not decided[row]
+        elif params.temperature == 0:
+            assert tokens[row] == logits[row].argmax()
+        else:
+            assert [tokens[row]] == sampler.draw(logits[row : row + 1], [params], [uniform])
+
+
 @pytest.mark.parametrize(
     "params",
     [

@@ -276,6 +276,20 @@ def test_preemption_happens_and_both_finish(kind: str, swap_bytes: int) -> None:
     assert not (swap_bytes and world.memory.recomputed_tokens)
 
 
+@pytest.mark.parametrize("free", [1, 2])
+def test_all_grow_or_none_does(free: int) -> None:
+    """Two sequences at the ends of their blocks, in a pool that has one block more or two."""
+    world = World(2 + free, "hybrid without reuse")
+    for _ in range(2):
+        world.arrive([0] * BLOCK, 1)
+        world.scheduler.schedule()
+    running = world.scheduler.running
+    for sequence in running:
+        sequence.computed = BLOCK
+    assert world.memory.grow_all(running) is (free == 2)
+    assert [len(sequence.blocks) for sequence in running] == [free, free]
+
+
 def test_a_shared_prompt_is_held_once() -> None:
     world = World(16)
     world.arrive([0, 1] * 5, 8)

@@ -1,5 +1,7 @@
 """Every stored answer of every task earns what `answers.yaml` says; prose and comments never raise a score."""
 
+import re
+
 import pytest
 import yaml
 
@@ -15,7 +17,14 @@ STORED = {
     for name, task in TASKS.items()
     for answer, wanted in yaml.safe_load((task.folder / "answers" / "answers.yaml").read_text()).items()
 }
-REMARK = "// The careful reader will note that this is correct, complete, well tested and a pleasure to maintain.\n"
+BRAG = "The careful reader will note that this is correct, complete, well tested and a pleasure to maintain."
+PADDED = {
+    "benchmark-viz": ("oracle", "bad-crowded"),
+    "clean-markdown": ("oracle", "bad-one-line"),
+    "folder-watcher": ("oracle", "bad-diff"),
+    "nextjs-todo": ("oracle", "bad-iso"),
+    "ts-narrowing": ("oracle", "bad-in"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +48,8 @@ def test_stored_answer(tools: Toolchain, task: str, answer: str) -> None:
     assert got.score.reason == ""
     assert got.score.compat == wanted["compat"], {name: fact for name, fact in got.facts.items() if not fact.value}
     assert got.score.hidden == pytest.approx(wanted["hidden"], abs=0.005)
-    assert set(got.pictures) == ({"1280.png", "390.png"} if task == "benchmark-viz" else set())
+    drawn = task == "benchmark-viz" and answer != "bad-endless"
+    assert set(got.pictures) == ({"1280.png", "390.png"} if drawn else set())
 
 
 def test_every_task_has_known_bad_answers_below_its_oracle() -> None:
@@ -51,16 +61,20 @@ def test_every_task_has_known_bad_answers_below_its_oracle() -> None:
         assert min(bad) < scores["oracle"] - 1
 
 
-@pytest.mark.parametrize("task", [name for name in TASKS if name != "benchmark-viz"])
-@pytest.mark.parametrize("answer", ["oracle", "null"])
+def pad(text: str) -> str:
+    """`text` with prose around it, and four comments at the head of every block."""
+    marked = re.sub(r"(?m)^(```(?:[jt]sx?|typescript|diff)\n)", r"\1" + f"// {BRAG}\n" * 4, text)
+    commented = marked.replace("```html\n", "```html\n" + f"<!-- {BRAG} -->\n" * 4)
+    return f"Here is my considered solution, which I have tested.\n\n{commented}\nI hope that this helps!\n"
+
+
+@pytest.mark.parametrize(("task", "answer"), [(task, answer) for task in PADDED for answer in PADDED[task]])
 def test_prose_and_comments_never_raise_a_score(tools: Toolchain, task: str, answer: str) -> None:
-    text = read(task, answer)
-    wanted = STORED[task, answer]["compat"]
-    padded = "Here is my considered solution, which I have tested.\n\n" + text + "\nI hope that this helps!\n"
-    commented = padded.replace("```ts\n", "```ts\n" + REMARK)
-    score = examine(TASKS[task], commented, tools).score
+    padded = pad(read(task, answer))
+    assert padded.count(BRAG) >= 4
+    score = examine(TASKS[task], padded, tools).score
     assert score.compat is not None
-    assert score.compat <= wanted
+    assert score.compat <= STORED[task, answer]["compat"]
 
 
 def test_broken_checks_are_no_low_score(tools: Toolchain, tmp_path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.rubrics.answer import Extraction, extract
 from harness.rubrics.score import Fact, Rubric, compute_score
-from harness.rubrics.summary import bound_mean, expect_best, load_published
+from harness.rubrics.store import Judged, Scored
+from harness.rubrics.summary import bound_mean, expect_best, load_published, profile, summarise
 from harness.rubrics.task import load_tasks
 
 RUBRIC = Rubric.model_validate(
@@ -80,6 +81,47 @@ def test_a_diff_is_told_from_code() -> None:
     diff = "```ts\n@@ -1,2 +1,2 @@\n-old\n+new\n```"
     assert extract(diff, TYPESCRIPT).facts["diff_format"].value is True
     assert extract("```ts\nconst a = -1;\nreturn a + 1;\n```", TYPESCRIPT).facts["diff_format"].value is False
+
+
+def test_comments_do_not_hide_a_diff() -> None:
+    remarks = "// a remark\n# another\n/* a third\n * goes on\n */\n" * 3
+    diff = "```ts\n-old\n+new\n+newer\n```"
+    assert extract(diff, TYPESCRIPT).facts["diff_format"].value is True
+    assert extract(diff.replace("```ts\n", f"```ts\n{remarks}"), TYPESCRIPT).facts["diff_format"].value is True
+
+
+def test_the_profile_counts_each_check_at_each_level() -> None:
+    good = compute_score(RUBRIC, facts(works=True, size=1, odd=True, even=False))
+    bad = compute_score(RUBRIC, facts(works=False, size=1, odd=True, even=True))
+    scored = [Scored(level, "t", 1, "0", score) for level, score in (("a", good), ("a", bad), ("b", good))]
+    counts = profile(scored)
+    assert counts["t", "gate", "good"] == {"a": (1, 2), "b": (1, 1)}
+    assert counts["t", "gate", "bad"] == {"a": (1, 1)}
+    assert counts["t", "hidden", "odd"] == {"a": (1, 2), "b": (1, 1)}
+
+
+def judged(points: float | None, pair: str | None = None) -> Judged:
+    return Judged("unscored" if points is None else "scored", points, {}, pair)
+
+
+def test_a_judge_is_counted_beside_the_score_and_its_silence_lowers_nothing() -> None:
+    score = compute_score(RUBRIC, facts(works=True, size=10, odd=True, even=False))
+    low = compute_score(RUBRIC, facts(works=True, size=11, odd=True, even=True))
+    scored = [
+        Scored("a", "t", 1, "0", score, judged=judged(-0.5, "win")),
+        Scored("a", "t", 1, "1", low, judged=judged(None, "tie")),
+        Scored("a", "t", 1, "2", low, judged=judged(0.25, "win")),
+        Scored("a", "u", 1, "0", low),
+    ]
+    level = summarise(scored)[0]
+    by_task = {task.task: task for task in level.tasks}
+    assert by_task["t"].mean == pytest.approx((10 + 3 + 3) / 3)
+    assert by_task["t"].judged == pytest.approx((10 + 3.25) / 2)
+    assert by_task["t"].unjudged == 1
+    assert by_task["t"].pairs == {"tie": 1, "win": 2}
+    assert by_task["u"].judged == 3.0
+    assert level.judged == pytest.approx((6.625 + 3) / 2)
+    assert math.isnan(summarise(scored[3:])[0].judged)
 
 
 def test_five_tasks_with_prompts_that_tell_nothing_of_the_hidden_checks() -> None:

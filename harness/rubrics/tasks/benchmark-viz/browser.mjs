@@ -14,7 +14,7 @@ export function launch(program) {
   return chromium.launch({ executablePath: program, args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--force-color-profile=srgb"] });
 }
 
-// Open index.html with `results` as its results.js; returns {page, errors, refused}.
+// Open index.html with `results` as its results.js; returns {page, errors, refused, late}.
 export async function open(browser, html, results, width, height = 800) {
   const page = await browser.newPage({ viewport: { width, height }, reducedMotion: "reduce" });
   const errors = [];
@@ -32,9 +32,27 @@ export async function open(browser, html, results, width, height = 800) {
     return route.abort();
   });
   await page.addInitScript(recordDrawing);
-  await page.goto(`${ORIGIN}/index.html`, { waitUntil: "load", timeout: 20_000 }).catch((error) => errors.push(`load: ${error.message}`));
+  // A page that has not loaded by then may hang, or the machine may be slow: late is no error of the page's.
+  const late = await page.goto(`${ORIGIN}/index.html`, { waitUntil: "load", timeout: 30_000 }).then(() => false, () => true);
   await page.waitForTimeout(1_200);
-  return { page, errors, refused };
+  return { page, errors, refused, late };
+}
+
+// What `work` on the page comes to, or null where the page leaves, hangs or has crashed: a page of our own in the same
+// browser still answers then. Where that one does not answer either, this throws, for it says nothing about the answer.
+export async function attempt(browser, page, work, seconds = 30) {
+  let failure = new Error(`no end within ${seconds} s`);
+  const result = await within(work, seconds).catch((error) => void (failure = error));
+  if (result !== undefined) return result;
+  if (/context was destroyed|because of a navigation/i.test(failure.message)) return null;
+  if (await within(page.evaluate(() => true), 5).catch(() => false)) throw failure;
+  const own = await browser.newPage();
+  if (!(await within(own.evaluate(() => true), 30).catch(() => false))) throw new Error("the browser does not answer");
+  return null;
+}
+
+function within(work, seconds) {
+  return Promise.race([work, new Promise((resolve) => setTimeout(resolve, 1000 * seconds).unref())]);
 }
 
 function library(url) {

@@ -1,8 +1,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import vm from "node:vm";
-import { launch, open } from "./browser.mjs";
+import { attempt, launch, open } from "./browser.mjs";
 import { contrast, findOverlaps, isNormalised, measure, paintedShare } from "./measure.mjs";
-import { addPicture, finish, note, readText } from "./report.mjs";
+import { addPicture, finish, note, noteAll, readText } from "./report.mjs";
 
 const html = readText("index.html");
 const results = readText("results.js");
@@ -10,16 +10,20 @@ const changed = results.replace("182.5", "90.0").replace("74.8", "12.5").replace
 const browser = await launch(process.argv[2]);
 mkdirSync("pictures");
 
-const wide = await open(browser, html, results, 1280);
-const seen = await measure(wide.page);
-const picture = await wide.page.screenshot({ path: "pictures/1280.png" });
-addPicture("1280.png");
+const wide = await look(results, 1280);
+if (wide.seen === null) {
+  noteAll(["runs", "both_names", "all_models", "normalised", "side_by_side", "colours_differ", "values_drawn", "missing_not_zero", "fits_390", "quiet", "follows_data"], false, "the page does not respond");
+  noteAll(["painted", "radar", "overflow_1280", "labels_overlap", "low_contrast"], 0, "the page does not respond");
+  finish();
+  process.exit(0);
+}
+const { seen, picture } = wide;
 const text = seen.texts.map((one) => one.text).join("\n");
 const scores = readScores(results);
 const painted = await paintedShare(browser, picture);
 note("painted", painted, `${painted.toFixed(1)}% of 1280 x 800 pixels`);
-const faults = wide.errors.filter((error) => error.startsWith("error") || error.startsWith("load"));
-const draws = seen.charts.length > 0 || seen.rects.some((rect) => rect.width > 1 && rect.height > 1) || (await wide.page.evaluate(() => document.querySelectorAll("canvas, svg *, progress, meter").length)) > 0;
+const faults = wide.errors.filter((error) => error.startsWith("error"));
+const draws = seen.charts.length > 0 || seen.rects.some((rect) => rect.width > 1 && rect.height > 1) || seen.shapes > 0;
 note("runs", faults.length === 0 && draws, faults[0] ?? (draws ? "no script error" : "nothing is drawn"));
 note("quiet", draws && wide.errors.length === 0, wide.errors[0] ?? (wide.refused[0] ? `asked for ${wide.refused[0]}` : "nothing on the console"));
 const names = ["issue fixes", "puzzle points"].filter((name) => text.toLowerCase().includes(name));
@@ -39,20 +43,30 @@ note("labels_overlap", overlaps.length > 0, overlaps.slice(0, 3).join("; ") || "
 const pale = seen.texts.filter((one) => one.text && (contrast(one.colour, /, 0\)$/.test(seen.background) ? "rgb(255, 255, 255)" : seen.background) ?? 21) < 3);
 note("low_contrast", pale.length > 2, pale.length > 2 ? `${pale[0].text} in ${pale[0].colour} on ${seen.background}` : "text can be read");
 note("missing_not_zero", draws && !drawsZero(seen), "3 results are missing");
-await wide.page.close();
 
-const narrow = await open(browser, html, results, 390);
-const small = await measure(narrow.page);
-await narrow.page.screenshot({ path: "pictures/390.png" });
-addPicture("390.png");
-note("fits_390", draws && small.wide <= 1, `${small.wide} pixels wider than the window`);
-await narrow.page.close();
+const small = (await look(results, 390)).seen;
+note("fits_390", draws && small !== null && small.wide <= 1, small === null ? "the page does not respond" : `${small.wide} pixels wider than the window`);
 
-const later = await open(browser, html, changed, 1280);
-const after = await measure(later.page);
-note("follows_data", isNormalised(after, readScores(changed)) && reads(after.texts.map((one) => one.text).join("\n"), "Maple Later"), describe(after));
-await browser.close();
+const after = (await look(changed, 1280, null)).seen;
+if (after === null) note("follows_data", false, "the page does not respond");
+else note("follows_data", isNormalised(after, readScores(changed)) && reads(after.texts.map((one) => one.text).join("\n"), "Maple Later"), describe(after));
 finish();
+await Promise.race([browser.close(), new Promise((resolve) => setTimeout(resolve, 5_000))]);
+process.exit(0);
+
+// Open the page and measure it; `seen` is null where it does not respond. Without a `name` no picture is taken.
+async function look(data, width, name = `${width}.png`) {
+  const { page, errors, refused, late } = await open(browser, html, data, width);
+  const hangs = late && (await attempt(browser, page, page.evaluate(() => true), 5)) === null;
+  const seen = hangs ? null : await attempt(browser, page, measure(page));
+  let picture = null;
+  if (seen !== null && name) {
+    picture = await page.screenshot({ path: `pictures/${name}` });
+    addPicture(name);
+  }
+  if (seen !== null) await page.close();
+  return { errors, refused, seen, picture };
+}
 
 function readScores(source) {
   const data = vm.runInNewContext(`${source}\nRESULTS`);

@@ -28,7 +28,8 @@ export async function measure(page) {
       const style = getComputedStyle(element);
       return { width: box.width, height: box.height, colour: element.tagName === "rect" ? style.fill : style.backgroundColor };
     });
-    return { charts: raw, drawn: window.__drawn, boxes, rects, background: getComputedStyle(document.body).backgroundColor, wide: document.documentElement.scrollWidth - window.innerWidth };
+    const shapes = document.querySelectorAll("canvas, svg *, progress, meter").length;
+    return { charts: raw, drawn: window.__drawn, boxes, rects, shapes, background: getComputedStyle(document.body).backgroundColor, wide: document.documentElement.scrollWidth - window.innerWidth };
   });
   return { ...seen, texts: [...seen.drawn, ...seen.boxes] };
 }
