@@ -54,14 +54,14 @@ SPACES: Mapping[str, list[tables.Launch]] = {
     "row_linear": launches(BN=[4, 8, 16, 32], num_warps=[2, 4, 8], num_stages=[1]),
     "linear": [
         {"BN": n, "num_warps": w, "num_stages": s}
-        for n, w in ((16, 2), (16, 4), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
+        for n, w in ((16, 2), (16, 4), (32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
         for s in (3, 5)
     ],
     "row_gate_up": launches(BN=[4, 8, 16], num_warps=[2, 4, 8], num_stages=[1]),
     "row_down": launches(BN=[2, 4, 8], CHOICES=[1, 4, 16], num_warps=[1, 2, 4], num_stages=[1]),
     "gate_up": [
         {"BN": n, "num_warps": w, "num_stages": s}
-        for n, w in ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
+        for n, w in ((32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
         for s in (3, 5)
     ],
     "down": [
