@@ -31,7 +31,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda whe
 Ranks = Annotated[
     int, typer.Option("--tensor-parallel-size", min=1, help="processes that share each layer; on GPUs one GPU each")
 ]
-Ahead = Annotated[bool | None, typer.Option(help="launch a decode step before reading the last; default: on a GPU")]
+Ahead = Annotated[bool, typer.Option(help="launch a decode step before the last one is read")]
 MaxContext = Annotated[int | None, typer.Option(help="tokens of prompt and completion; default: the model's own")]
 
 
@@ -87,7 +87,7 @@ def serve(
         bool, typer.Option(help="fixed tiles, each request alone: the cache and other requests change no text; slower")
     ] = False,
     cuda_graphs: Annotated[bool, typer.Option(help="on a GPU, decode steps as captured graphs")] = True,
-    decode_ahead: Ahead = None,
+    decode_ahead: Ahead = False,
     state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots on the device")] = None,
     host_state_cache: Annotated[float | None, typer.Option(help="GiB of DeltaNet snapshots in host memory")] = None,
     swap: Annotated[float | None, typer.Option(help="GiB of host memory for preempted requests")] = None,
@@ -161,7 +161,7 @@ def bench_decode(
     batch: Annotated[int, typer.Option(help="sequences decoded together")] = 1,
     prompt: Annotated[int, typer.Option(help="tokens in the context of each when it starts")] = 32,
     tokens: Annotated[int, typer.Option(help="tokens generated for each")] = 64,
-    decode_ahead: Ahead = None,
+    decode_ahead: Ahead = False,
     tensor_parallel_size: Ranks = 1,
     device: Device = None,
 ) -> None:

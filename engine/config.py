@@ -110,8 +110,8 @@ class EngineConfig:
     is free. `deterministic` cuts prompts into tiles of `prefill_tile` tokens, a multiple of 64, and runs each sequence
     alone: slower, but on CPU the logits of a request are then the same, bit for bit, whatever is cached and whoever
     else is served. `cuda_graphs` False launches decode steps kernel by kernel. `decode_ahead` launches a decode step
-    before the tokens of the last one are read (`engine.core.pipeline`): None where that saves time, which is where
-    decode steps are graphs, True everywhere, False nowhere; it is off in a deterministic engine and over several ranks.
+    before the tokens of the last one are read (`engine.core.pipeline`), which pays where decode steps are graphs; it is
+    off in a deterministic engine and over several ranks, and a wish until it has been measured on a GPU.
 
     `tensor_parallel_size` processes hold a share of each layer, on GPUs one each; a step that takes longer than
     `collective_timeout` seconds counts as a lost one.
@@ -130,7 +130,7 @@ class EngineConfig:
     prefill_tile: int = 128
     delta_state_dtype: Literal["float32", "bfloat16"] = "float32"
     cuda_graphs: bool = True
-    decode_ahead: bool | None = None
+    decode_ahead: bool = False
     tensor_parallel_size: int = 1
     collective_timeout: float = 120.0
     device: str = "cpu"

@@ -131,8 +131,7 @@ class Engine:
 
     def _open_pipeline(self, placed: PlacedModel) -> Pipeline | None:
         """None where steps are done one after the other: see `EngineConfig.decode_ahead`."""
-        wish = self.config.decode_ahead
-        if wish is False or self.config.deterministic or (wish is None and placed.decode_graphs is None):
+        if not self.config.decode_ahead or self.config.deterministic:
             return None
         return Pipeline(self._scheduler, placed.decode_graphs or PlainLauncher(placed.runner, self._vocabulary))
 

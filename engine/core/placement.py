@@ -55,7 +55,7 @@ def place_model(checkpoint: Checkpoint, config: EngineConfig, group: Group) -> P
     if config.cuda_graphs:
         room = decoder, tensors, device, config.max_running, max_context
         # Only one rank by itself launches steps ahead (`engine.core.pipeline`).
-        ahead = config.decode_ahead is not False and not config.deterministic and group.size == 1
+        ahead = config.decode_ahead and not config.deterministic and group.size == 1
         decode = decode_graphs(*room, min(model.vocab_size, checkpoint.tokenizer.vocab_size) if ahead else None)
         graphs = [captured for captured in (decode, mixed_graphs(*room)) if captured is not None]
     runner = Runner(decoder, tensors, device, graphs)

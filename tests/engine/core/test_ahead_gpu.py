@@ -52,7 +52,7 @@ def compare(ahead: LLM, plain: LLM, params: list[SamplingParams]) -> None:
 
 def pair(shape: str) -> tuple[LLM, LLM]:
     """Of one shape: an engine that decodes ahead, and one that does not."""
-    return LLM(shape, "bf16", "cuda", **LIMITS), LLM(shape, "bf16", "cuda", decode_ahead=False, **LIMITS)
+    return LLM(shape, "bf16", "cuda", decode_ahead=True, **LIMITS), LLM(shape, "bf16", "cuda", **LIMITS)
 
 
 @pytest.fixture(scope="module", params=["synthetic:tiny", "synthetic:llama-tiny"])
