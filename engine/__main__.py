@@ -26,7 +26,7 @@ app.add_typer(bench, name="bench")
 Model = Annotated[
     str, typer.Option(help="a directory, a .gguf file, a hub id, package:<package>/<file> or synthetic:<shape>[@seed]")
 ]
-Quant = Annotated[str, typer.Option(help="f32, bf16, fp8, int8, int4-fp8, int4 or as-stored")]
+Quant = Annotated[str, typer.Option(help="f32, bf16, fp8, int8, int4-fp8, int4, int3, int2 or as-stored")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one")]
 Ranks = Annotated[
     int, typer.Option("--tensor-parallel-size", min=1, help="processes that share each layer; on GPUs one GPU each")
@@ -193,7 +193,7 @@ def bench_prefill(
 @bench.command(name="roofline")
 def bench_roofline(
     model: Model,
-    quant: Annotated[str, typer.Option(help="f32, bf16, fp8, int8, int4-fp8 or int4")],
+    quant: Annotated[str, typer.Option(help="f32, bf16, fp8, int8, int4-fp8, int4, int3 or int2")],
     batch: Annotated[int, typer.Option(help="sequences decoded together")] = 1,
     context: Annotated[int, typer.Option(help="tokens in the context of each")] = 2048,
     bandwidth: Annotated[float, typer.Option(help="memory, TB/s; default: one H200")] = 4.3,
@@ -306,7 +306,7 @@ def inspect(model: Model, quant: Quant = "as-stored", tensor_parallel_size: Rank
 def quantize(
     src: Annotated[str, typer.Argument(help="the model to read, as --model of the other commands")],
     dst: Annotated[Path, typer.Argument(help="the directory to write; --model of the other commands takes it")],
-    format: Annotated[str, typer.Option(help="f32, bf16, fp8, int8, int4-fp8 or int4")],
+    format: Annotated[str, typer.Option(help="f32, bf16, fp8, int8, int4-fp8, int4, int3 or int2")],
 ) -> None:
     """Write a model packed at a level, so that it loads at once. The same call continues an interrupted one."""
     from engine.weights.writer import quantize as write

@@ -16,7 +16,8 @@ from engine.cache.delta_state import slot_bytes
 from engine.cache.paged_kv import attention_layers, block_bytes
 from engine.config import ModelConfig
 from engine.errors import UserError
-from engine.quant.formats import FP8_BLOCK, PLAIN, check_level, int4_group, recipe
+from engine.quant.formats import FP8_BLOCK, PLAIN, check_level, recipe
+from engine.quant.grouped_int import BITS, matrix_bytes
 from engine.weights.layout import TensorSpec, tensor_specs
 
 
@@ -53,8 +54,8 @@ def _tensor_bytes(spec: TensorSpec, format: str) -> int:
     columns, rows, matrices = spec.shape[-1], spec.shape[-2], count // (spec.shape[-1] * spec.shape[-2])
     if format == "int8":
         return count + 2 * rows * matrices
-    if format == "int4":
-        return count // 2 + 4 * rows * matrices * (columns // int4_group(columns))
+    if format in BITS:
+        return matrix_bytes(format, rows * matrices, columns)
     return count + 4 * matrices * math.ceil(rows / FP8_BLOCK) * math.ceil(columns / FP8_BLOCK)
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from engine.errors import CheckpointError
-from engine.quant.formats import FP8_BLOCK, PLAIN, Packed, int4_group
+from engine.quant.formats import FP8_BLOCK, PLAIN, Packed
 from engine.quant.gguf_blocks import BLOCK_TYPES
 from engine.quant.gguf_words import device_order, stored_order
+from engine.quant.grouped_int import BITS, group_size
 from engine.quant.linear import PackedExperts
 
 Tensors = dict[str, Tensor]
@@ -54,8 +55,8 @@ def column_unit(format: str, columns: int) -> int:
     """Columns that a cut may not part, in a matrix of `columns`."""
     if format in PLAIN or format == "int8":
         return 1
-    if format == "int4":
-        return int4_group(columns)
+    if format in BITS:
+        return group_size(format, columns)
     return FP8_BLOCK if format == "fp8" else BLOCK_TYPES[format].width
 
 
@@ -73,7 +74,7 @@ def _pick_rows(format: str, tensors: Tensors, at: Tensor) -> Tensors:
     """Rows `at` of one format's tensors; of fp8 they are whole blocks."""
     if format == "int8":
         return {name: _select(tensor, -1 if name == "scale" else -2, at) for name, tensor in tensors.items()}
-    if format != "fp8":  # [out, in], [out, bytes], and [groups, out, 2] of int4
+    if format != "fp8":  # [out, in], [out, bytes], and [groups, out, 2] of scales and zeros
         return {name: _select(tensor, -2, at) for name, tensor in tensors.items()}
     blocks = torch.unique_consecutive(at // FP8_BLOCK)
     return {name: _select(tensor, -2, blocks if name == "scale" else at) for name, tensor in tensors.items()}
@@ -103,10 +104,11 @@ def _joined_rows(format: str, tensors: Tensors, at: Tensor) -> Tensors:
 def _columns(format: str, tensors: Tensors, columns: range, whole: int, group: int) -> Tensors:
     if "+" in format:
         raise CheckpointError(f"columns of a matrix in the formats {format} cannot be divided between ranks")
-    _check("columns", columns, whole, group if format == "int4" else column_unit(format, whole), format)
+    _check("columns", columns, whole, group if format in BITS else column_unit(format, whole), format)
     start, stop = columns.start, columns.stop
+    bits = BITS.get(format, 8)
     cuts: dict[str, Callable[[Tensor], Tensor]] = {
-        "codes": lambda t: t[..., start // 2 : stop // 2] if format == "int4" else t[..., start:stop],
+        "codes": lambda t: t[..., start * bits // 8 : stop * bits // 8],
         "weight": lambda t: t[..., start:stop],
         "scale": lambda t: t if format == "int8" else t[..., start // FP8_BLOCK : -(-stop // FP8_BLOCK)],
         "scales_zeros": lambda t: t[..., start // group : stop // group, :, :],

@@ -11,8 +11,9 @@ from torch import Tensor
 from engine.errors import CheckpointError, UserError
 from engine.quant import gguf_words, int4
 from engine.quant.gguf_blocks import BLOCK_TYPES, expand
+from engine.quant.grouped_int import BITS, group_size, pack_codes, unpack_codes
 
-Level = Literal["f32", "bf16", "fp8", "int8", "int4-fp8", "int4", "as-stored"]
+Level = Literal["f32", "bf16", "fp8", "int8", "int4-fp8", "int4", "int3", "int2", "as-stored"]
 TensorClass = Literal[
     "linear", "expert", "embedding", "lm_head", "router", "shared_expert_gate", "delta_ba", "norm", "conv", "vector"
 ]
@@ -33,8 +34,8 @@ class Packed:
     `tensors` by format, all on one device:
     - f32, bf16, f16: `weight` [out, in].
     - int8: `codes` int8 [out, in], `scale` bf16 [out]; w = codes * scale.
-    - int4: `codes` uint8 [out, in / 2] (see `engine.quant.int4`), `scales_zeros` bf16 [in / group, out, 2];
-      w = (code - 8) * scale + zero, code 0 to 15.
+    - int4, int3, int2: `codes` uint8 [out, in * bits / 8] (see `engine.quant.grouped_int`), `scales_zeros` bf16
+      [in / group, out, 2]; w = (code - 2^(bits - 1)) * scale + zero, code 0 to 2^bits - 1.
     - fp8: `weight` float8_e4m3fn [out, in], `scale` float32 [ceil(out / 128), ceil(in / 128)]; w = weight * scale.
     - a GGUF block type: `blocks` uint8 [out, row_bytes], on CPU as in files, elsewhere in words where those suit
       the type and the width (see `engine.kernels.block_words`).
@@ -85,8 +86,9 @@ def recipe(level: Level, tensor_class: TensorClass) -> str:
     Norms, the convolution and DeltaNet's decay vectors are float32 always: they are small and enter float32
     arithmetic. Router, shared-expert gate and DeltaNet's `ba` projection decide where a token goes and how fast a
     state forgets, for 0.1% of the bytes: they are never quantized below bfloat16. Embedding and lm_head are int8 at
-    int8 and int4: an error in a logit is not averaged over later layers, and embedding rows are looked up one by one,
-    so 4 bits would cost more here than they save. At fp8 both stay bfloat16, as in the official FP8 checkpoint.
+    int8, int4, int3 and int2: an error in a logit is not averaged over later layers, and embedding rows are looked up
+    one by one, so fewer bits would cost more here than they save. At fp8 both stay bfloat16, as in the official FP8
+    checkpoint.
     int4-fp8 has int4 experts, which are nearly all of the weights, and is fp8 in all else.
     """
     if tensor_class in ("norm", "conv", "vector"):
@@ -108,14 +110,6 @@ def check_level(level: str) -> Level:
         if level == known:
             return known
     raise UserError(f"quant {level!r} is unknown; it is one of {', '.join(LEVELS)}")
-
-
-def int4_group(columns: int) -> int:
-    """The largest group of 128, 64 or 32 that divides `columns`."""
-    for group in int4.GROUPS:
-        if columns % group == 0:
-            return group
-    raise CheckpointError(f"int4 needs input features that are a multiple of 32, not {columns}")
 
 
 def tile_rows(columns: int) -> int:
@@ -215,16 +209,23 @@ def _storable(scale: Tensor) -> Tensor:
     return torch.where(rounded == 0, torch.ones_like(rounded), rounded)
 
 
-def _pack_int4(weight: Tensor) -> tuple[dict[str, Tensor], int]:
-    out, columns = weight.shape
-    group = int4_group(columns)
-    values = weight.float().reshape(out, -1, group)
-    least, most = values.aminmax(dim=2)
-    scale = _storable((most - least) / 15)
-    zero = (least + 8 * scale.float()).bfloat16()
-    codes = ((values - zero.float().unsqueeze(2)) / scale.float().unsqueeze(2)).round().clamp(-8, 7) + 8
-    scales_zeros = torch.stack([scale, zero], dim=-1).transpose(0, 1).contiguous()
-    return {"codes": int4.pack_codes(codes.to(torch.uint8).reshape(out, columns)), "scales_zeros": scales_zeros}, group
+def _pack_grouped(format: str) -> Callable[[Tensor], tuple[dict[str, Tensor], int]]:
+    bits = BITS[format]
+    centre = 1 << (bits - 1)
+
+    def packed(weight: Tensor) -> tuple[dict[str, Tensor], int]:
+        out, columns = weight.shape
+        group = group_size(format, columns)
+        values = weight.float().reshape(out, -1, group)
+        least, most = values.aminmax(dim=2)
+        scale = _storable((most - least) / (2 * centre - 1))
+        zero = (least + centre * scale.float()).bfloat16()
+        codes = ((values - zero.float().unsqueeze(2)) / scale.float().unsqueeze(2)).round().clamp(-centre, centre - 1)
+        codes = (codes + centre).to(torch.uint8).reshape(out, columns)
+        scales_zeros = torch.stack([scale, zero], dim=-1).transpose(0, 1).contiguous()
+        return {"codes": pack_codes(codes, bits), "scales_zeros": scales_zeros}, group
+
+    return packed
 
 
 def _pack_fp8(weight: Tensor) -> tuple[dict[str, Tensor], int]:
@@ -245,13 +246,14 @@ def _read_int8(packed: Packed, rows: Tensor | None) -> Tensor:
     return codes.float().mul_(scale.float().unsqueeze(1))
 
 
-def _read_int4(packed: Packed, rows: Tensor | None) -> Tensor:
+def _read_grouped(packed: Packed, rows: Tensor | None) -> Tensor:
+    bits = BITS[packed.format]
     codes, scales_zeros = packed.tensors["codes"], packed.tensors["scales_zeros"]
     if rows is not None:
         scales_zeros = scales_zeros[:, rows]
-    values = int4.unpack_codes(_selected(codes, rows)).float()
+    values = unpack_codes(_selected(codes, rows), bits).float()
     scale, zero = scales_zeros.float().transpose(0, 1).unsqueeze(2).unbind(-1)
-    return values.reshape(values.shape[0], -1, packed.group).sub_(8).mul_(scale).add_(zero).flatten(1)
+    return values.reshape(values.shape[0], -1, packed.group).sub_(1 << (bits - 1)).mul_(scale).add_(zero).flatten(1)
 
 
 def _read_fp8(packed: Packed, rows: Tensor | None) -> Tensor:
@@ -273,10 +275,12 @@ def _selected(tensor: Tensor, rows: Tensor | None) -> Tensor:
 
 _PACKERS: Mapping[str, Callable[[Tensor], tuple[dict[str, Tensor], int]]] = MappingProxyType(
     {name: _pack_plain(dtype) for name, dtype in PLAIN.items()}
-    | {"int8": _pack_int8, "int4": _pack_int4, "fp8": _pack_fp8}
+    | {"int8": _pack_int8, "fp8": _pack_fp8}
+    | {name: _pack_grouped(name) for name in BITS}
 )
 _READERS: Mapping[str, Callable[[Packed, Tensor | None], Tensor]] = MappingProxyType(
     dict.fromkeys(PLAIN, _read_plain)
-    | {"int8": _read_int8, "int4": _read_int4, "fp8": _read_fp8}
+    | {"int8": _read_int8, "fp8": _read_fp8}
+    | dict.fromkeys(BITS, _read_grouped)
     | dict.fromkeys(BLOCK_TYPES, _read_blocks)
 )

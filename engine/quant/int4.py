@@ -3,8 +3,7 @@
 On CPU byte j of 16 holds columns j and j + 16 of 32, the earlier one in the low nibble, so that a vector of bytes is
 two vectors of adjoining columns (`engine.kernels.cpu.packed`). On other devices byte j of 64 holds columns j and j + 64
 of 128, so that a tile of bytes is two tiles of adjoining columns (`engine.kernels.triton_matrix.tiles`), or, where 128
-does not divide the columns, 32 of 64 and at last 16 of 32. In files codes are in row order: a byte holds an even column
-in its low nibble and the next one in its high nibble.
+does not divide the columns, 32 of 64 and at last 16 of 32. Files have another order (`engine.quant.grouped_int`).
 """
 
 from functools import lru_cache
@@ -31,16 +30,6 @@ def _half(device: torch.device, columns: int) -> int:
     if device.type == "cpu":
         return _CPU_HALF
     return next((group // 2 for group in GROUPS if columns % group == 0), 1)
-
-
-def pack_row_order(codes: Tensor) -> Tensor:
-    """Codes 0 to 15 [out, in] to bytes uint8 [out, in / 2] in row order: the same on every machine, as files need."""
-    return (codes[:, 0::2] | (codes[:, 1::2] << 4)).to(torch.uint8)
-
-
-def unpack_row_order(packed: Tensor) -> Tensor:
-    """Codes uint8 [out, in] of bytes in row order."""
-    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(1)
 
 
 def unpack_codes(packed: Tensor) -> Tensor:

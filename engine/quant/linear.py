@@ -15,6 +15,7 @@ from engine.quant import fp8_dynamic, gguf_words, whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
 from engine.quant.gpu import gpu_kernels, gpu_matrix, takes
+from engine.quant.grouped_int import BITS
 from engine.quant.own import cpu_kernels, own_matrix, own_view
 
 FLOAT32_ROWS = 64
@@ -204,5 +205,5 @@ def _over_tiles(x: Tensor, packed: Packed, unpack: Callable[[Packed], Tensor]) -
 
 
 _MATMULS: Mapping[str, Callable[[Tensor, Packed], Tensor]] = MappingProxyType(
-    dict.fromkeys(PLAIN, _plain) | {"int8": _int8, "int4": _tiled, "fp8": _tiled} | dict.fromkeys(BLOCK_TYPES, _tiled)
+    dict.fromkeys(PLAIN, _plain) | {"int8": _int8} | dict.fromkeys(["fp8", *BITS, *BLOCK_TYPES], _tiled)
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.quant.formats import FP8_BLOCK, Packed
 from engine.quant.gguf_blocks import BLOCK_TYPES
+from engine.quant.grouped_int import BITS
 
 
 @cache
@@ -30,7 +31,7 @@ def own_view(format: str, tensors: Mapping[str, Tensor], columns: int, group: in
     kernels = cpu_kernels()
     if columns % kernels.UNIT:
         return None
-    if format in ("int8", "int4", "fp8"):
+    if format in ("int8", "fp8") or format in BITS:
         return _scales_apart(format, tensors, group)
     kind = BLOCK_TYPES.get(format.upper())
     if kind is None or kind.number not in kernels.KINDS:
@@ -43,11 +44,12 @@ def _scales_apart(format: str, tensors: Mapping[str, Tensor], group: int) -> tup
     kernels = cpu_kernels()
     if format == "int8":
         return kernels.INT8, kernels.matrix(tensors["codes"].contiguous(), tensors["scale"], scale_bytes=2)
-    if format == "int4":
+    if format in BITS:
+        kind = {"int4": kernels.INT4, "int3": kernels.INT3, "int2": kernels.INT2}[format]
         scales = tensors["scales_zeros"]
         across = scales.stride(-3) * scales.itemsize
         codes = tensors["codes"].contiguous()
-        return kernels.INT4, kernels.matrix(codes, scales, scale_bytes=4, group_bytes=across, group=group)
+        return kind, kernels.matrix(codes, scales, scale_bytes=4, group_bytes=across, group=group)
     codes, scale = tensors["weight"].view(torch.uint8).contiguous(), tensors["scale"].contiguous()
     sizes = {"scale_bytes": 4 * scale.shape[-1], "group_bytes": 4, "group": FP8_BLOCK, "scale_rows": FP8_BLOCK}
     return kernels.FP8, kernels.matrix(codes, scale, **sizes)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from engine.quant import int4
+from engine.quant import grouped_int
 from engine.quant.formats import FP8_BLOCK, PLAIN, ROW_BLOCK, Packed
 from engine.quant.gguf_blocks import BLOCK_TYPES, expand
 from engine.quant.gguf_words import in_words, stored_order
@@ -72,11 +72,14 @@ def _unpack_fp8(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     return weight
 
 
-def _unpack_int4(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    codes = int4.centred(tensors["codes"], dtype)
-    scale, zero = tensors["scales_zeros"].to(dtype).transpose(-2, -3).unsqueeze(-2).unbind(-1)
-    grouped = codes.view(*codes.shape[:-1], scale.shape[-2], -1)
-    return torch.addcmul(zero, grouped, scale).flatten(-2)
+def _unpack_grouped(bits: int) -> Callable[[Mapping[str, Tensor], torch.dtype], Tensor]:
+    def unpacked(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        codes = grouped_int.centred(tensors["codes"], dtype, bits)
+        scale, zero = tensors["scales_zeros"].to(dtype).transpose(-2, -3).unsqueeze(-2).unbind(-1)
+        grouped = codes.view(*codes.shape[:-1], scale.shape[-2], -1)
+        return torch.addcmul(zero, grouped, scale).flatten(-2)
+
+    return unpacked
 
 
 def _unpack_blocks(name: str) -> Callable[[Mapping[str, Tensor], torch.dtype], Tensor]:
@@ -93,6 +96,7 @@ def _unpack_blocks(name: str) -> Callable[[Mapping[str, Tensor], torch.dtype], T
 
 _UNPACKERS: Mapping[str, Callable[[Mapping[str, Tensor], torch.dtype], Tensor]] = MappingProxyType(
     dict.fromkeys(PLAIN, _unpack_plain)
-    | {"int8": _unpack_int8, "int4": _unpack_int4, "fp8": _unpack_fp8}
+    | {"int8": _unpack_int8, "fp8": _unpack_fp8}
+    | {name: _unpack_grouped(bits) for name, bits in grouped_int.BITS.items()}
     | {name: _unpack_blocks(name) for name in BLOCK_TYPES}
 )

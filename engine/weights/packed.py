@@ -1,7 +1,7 @@
 """Checkpoints of our own, written by `engine.weights.writer`: packed tensors in safetensors, read back as they were.
 
 Each shard's header says of every weight its format, group and shape; the tensors of a `Packed` named x are stored as
-`x:codes`, `x:scale`, ... int4 codes lie in row order, since the CPU kernel's own order differs between processors.
+`x:codes`, `x:scale`, ... int4 codes lie in row order, since their order in memory differs between devices.
 """
 
 import json
@@ -17,6 +17,7 @@ from engine.config import ModelConfig
 from engine.errors import CheckpointError
 from engine.quant import int4
 from engine.quant.formats import Packed
+from engine.quant.grouped_int import pack_row_order, unpack_row_order
 from engine.quant.linear import PackedExperts
 from engine.text.tokenizer import Tokenizer
 from engine.weights.files import GGUF_TOKENIZER, copy_tokenizer, open_shard, read_json, read_tensor, write_json
@@ -84,7 +85,7 @@ def to_stored(weight: Weight) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"format": "tensor", "shape": list(weight.shape), "group": 0, "tensors": ["value"]}, {"value": weight}
     tensors = {name: tensor.cpu() for name, tensor in weight.tensors.items()}
     if weight.format == "int4":
-        tensors["codes"] = _each(tensors["codes"], lambda codes: int4.pack_row_order(int4.unpack_codes(codes)))
+        tensors["codes"] = _each(tensors["codes"], lambda codes: pack_row_order(int4.unpack_codes(codes), 4))
     entry = {"format": weight.format, "shape": list(weight.shape), "group": weight.group, "tensors": list(tensors)}
     return entry, {name: tensor.contiguous() for name, tensor in tensors.items()}
 
@@ -94,7 +95,7 @@ def from_stored(format: str, shape: tuple[int, ...], tensors: dict[str, Tensor],
     if format == "tensor":
         return tensors["value"]
     if format == "int4":
-        tensors["codes"] = _each(tensors["codes"], lambda codes: int4.pack_codes(int4.unpack_row_order(codes)))
+        tensors["codes"] = _each(tensors["codes"], lambda codes: int4.pack_codes(unpack_row_order(codes, 4)))
     if len(shape) == 3:
         return PackedExperts(format, (shape[0], shape[1], shape[2]), tensors, group)
     return Packed(format, (shape[0], shape[1]), tensors, group)

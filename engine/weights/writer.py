@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.errors import UserError
-from engine.quant.formats import Level, check_level
+from engine.quant.formats import LEVELS, Level, check_level
 from engine.weights.files import read_json, replacing, write_json
 from engine.weights.layout import TensorSpec, tensor_specs
 from engine.weights.loader import open_source, packed_at, resolve
@@ -36,7 +36,8 @@ def quantize(src: str, dst: Path, format: str, shard_bytes: int = SHARD_BYTES) -
     """
     level = check_level(format)
     if level == "as-stored":
-        raise UserError("format as-stored: there is nothing to quantize to; choose f32, bf16, fp8, int8 or int4")
+        known = ", ".join(name for name in LEVELS if name != level)
+        raise UserError(f"format as-stored: there is nothing to quantize to; choose one of {known}")
     source = open_source(resolve(src))
     shards = _plan(tensor_specs(source.config), shard_bytes)
     _claim(dst, _record(src, source, level, shard_bytes))

@@ -1,4 +1,4 @@
-"""Products with packed rows, read as they lie in memory: GGUF blocks, plain floats, int8, int4 and fp8.
+"""Products with packed rows, read as they lie in memory: GGUF blocks, plain floats, int8, int4, int3, int2 and fp8.
 
 Products of exactly dequantized weights (`engine.kernels.cpu.unpack`) are summed in float32. Kernels take addresses:
 what numba does to take an array apart costs a small product as much as the product itself.
@@ -26,9 +26,9 @@ from engine.kernels.cpu.simd import (
     total,
     zeros,
 )
-from engine.kernels.cpu.unpack import F32, FP8, INT4, INT8, KINDS, unpack
+from engine.kernels.cpu.unpack import F32, FP8, INT2, INT3, INT4, INT8, KINDS, unpack
 
-__all__ = ["FP8", "INT4", "INT8", "KINDS", "Matrices", "expand", "join", "matmul", "matrix"]
+__all__ = ["FP8", "INT2", "INT3", "INT4", "INT8", "KINDS", "Matrices", "expand", "join", "matmul", "matrix"]
 
 UNIT = 32
 TOKENS = 4

@@ -2,8 +2,8 @@
 
 A row is known by the addresses of its codes and of its first group's scale, where these lie apart, by the bytes from
 one group's scale to the next one's, and by the logarithm of a group's units of 32 weights. Layouts of blocks are those
-of the ggml specification (ggml-common.h, "block_*" structures), as in `engine.quant.gguf_blocks`; int8, int4 and fp8
-are as `engine.quant.formats.Packed` describes them.
+of the ggml specification (ggml-common.h, "block_*" structures), as in `engine.quant.gguf_blocks`; int8, int4,
+int3, int2 and fp8 are as `engine.quant.formats.Packed` describes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import overload
 
+from engine.kernels.cpu.bit_fields import load_three_bits, load_two_bits
 from engine.kernels.cpu.compiler import jit
 from engine.kernels.cpu.simd import (
     bfloat_at,
@@ -36,7 +37,7 @@ from engine.kernels.cpu.simd import (
 
 F32, F16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K, Q6_K, BF16 = 0, 1, 2, 3, 8, 12, 13, 14, 30
 """The formats by their numbers in a GGUF file."""
-INT8, INT4, FP8 = 108, 104, 208
+INT8, INT4, INT3, INT2, FP8 = 108, 104, 103, 102, 208
 """Our own formats, which no GGUF file numbers."""
 
 
@@ -148,6 +149,28 @@ def _int4(row: Any, unit: int) -> Any:
 
 
 @jit
+def _int3(row: Any, unit: int) -> Any:
+    step, offset = _group(row, unit, 4)
+    at = row[0] + 12 * unit
+    return fma(load_three_bits(at), step, offset), fma(load_three_bits(at + 6), step, offset)
+
+
+@jit
+def _int2(row: Any, unit: int) -> Any:
+    step, offset = _group(row, unit, 2)
+    at = row[0] + 8 * unit
+    return fma(load_two_bits(at), step, offset), fma(load_two_bits(at + 4), step, offset)
+
+
+@jit
+def _group(row: Any, unit: int, centre: int) -> Any:
+    """Scale, and zero less `centre` scales, of the group that a unit is in, for each lane."""
+    scales = row[1] + (unit >> row[3]) * row[2]
+    scale, zero = bfloat_at(scales), bfloat_at(scales + 2)
+    return splat(scale), splat(zero - np.float32(centre) * scale)
+
+
+@jit
 def _fp8(row: Any, unit: int) -> Any:
     at, scale = row[0] + 32 * unit, splat(float_at(row[1] + (unit >> row[3]) * row[2]))
     return multiply(e4m3_to_floats(load_bytes(at)), scale), multiply(e4m3_to_floats(load_bytes(at + 16)), scale)
@@ -166,6 +189,8 @@ _UNPACK: Mapping[int, Callable[[Any, int], Any]] = MappingProxyType(
         Q6_K: _q6_k,
         INT8: _int8,
         INT4: _int4,
+        INT3: _int3,
+        INT2: _int2,
         FP8: _fp8,
     }
 )

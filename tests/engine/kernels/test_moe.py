@@ -96,7 +96,16 @@ def packed_experts(format: str, rows: int, columns: int) -> PackedExperts:
 
 @pytest.mark.parametrize(
     ("upper", "lower"),
-    [("f32", "bf16"), ("int8", "int4"), ("int4", "int8"), ("fp8", "fp8"), ("Q4_1", "Q8_0"), ("Q4_0+Q8_0", "Q4_1")],
+    [
+        ("f32", "bf16"),
+        ("int8", "int4"),
+        ("int4", "int8"),
+        ("int3", "int2"),
+        ("int2", "int3"),
+        ("fp8", "fp8"),
+        ("Q4_1", "Q8_0"),
+        ("Q4_0+Q8_0", "Q4_1"),
+    ],
 )
 @pytest.mark.parametrize("tokens", [1, 5, FEW_TOKENS + 1])
 def test_own_experts_equal_the_reference(upper: str, lower: str, tokens: int) -> None:

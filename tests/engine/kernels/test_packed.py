@@ -7,12 +7,12 @@ import torch
 from gguf.quants import dequantize, quantize
 
 from engine.kernels.cpu.packed import MANY, ROW_BLOCK, expand, join, matmul, matrix
-from engine.kernels.cpu.unpack import FP8, INT4, INT8, KINDS
+from engine.kernels.cpu.unpack import FP8, INT2, INT3, INT4, INT8, KINDS
 from engine.quant.formats import Packed, pack
 from engine.quant.formats import dequantize as dequantize_packed
 from engine.quant.own import own_matrix
 
-FORMATS = {gguf.GGMLQuantizationType(kind).name: kind for kind in sorted(KINDS - {INT8, INT4, FP8})}
+FORMATS = {gguf.GGMLQuantizationType(kind).name: kind for kind in sorted(KINDS - {INT8, INT4, INT3, INT2, FP8})}
 HALVES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 """Byte offsets of the float16 fields of blocks that the `gguf` package reads but does not write."""
 
@@ -50,13 +50,13 @@ def test_products(name: str, columns: int) -> None:
         assert (got.double() - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
-@pytest.mark.parametrize("format", ["int8", "int4", "fp8"])
-@pytest.mark.parametrize("columns", [192, 256])
+@pytest.mark.parametrize("format", ["int8", "int4", "int3", "int2", "fp8"])
+@pytest.mark.parametrize("columns", [96, 192, 256])
 def test_several_matrices_with_scales_apart(format: str, columns: int) -> None:
     weights = [torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows)) for rows in (5, 130)]
     packed = [pack(weight, format) for weight in weights]
     own = [own_matrix(one) for one in packed]
-    kind = {"int8": INT8, "int4": INT4, "fp8": FP8}[format]
+    kind = {"int8": INT8, "int4": INT4, "int3": INT3, "int2": INT2, "fp8": FP8}[format]
     for tokens in (1, 4, MANY):
         x = torch.randn(tokens, columns, generator=torch.Generator().manual_seed(tokens))
         results = matmul(x, join(tuple(one[1] for one in own if one)), kind)

@@ -15,7 +15,7 @@ from engine.weights.synthetic import SHAPES
 REAL = SHAPES["qwen3-coder-next"]
 
 
-@pytest.mark.parametrize("level", ["f32", "bf16", "fp8", "int8", "int4"])
+@pytest.mark.parametrize("level", ["f32", "bf16", "fp8", "int8", "int4", "int3", "int2"])
 def test_bytes_are_those_in_memory(level: str) -> None:
     assert level_bytes(SHAPES["tiny"], level) == memory_report(load("synthetic:tiny", level))
 

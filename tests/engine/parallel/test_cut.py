@@ -11,7 +11,7 @@ from engine.quant.linear import stack_experts
 WHOLE = torch.randn(512, 512, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("format", ["f32", "bf16", "int8", "int4", "fp8"])
+@pytest.mark.parametrize("format", ["f32", "bf16", "int8", "int4", "int3", "int2", "fp8"])
 def test_a_part_holds_what_the_whole_holds_there(format: str) -> None:
     packed = pack(WHOLE, format)
     rows = cut_rows(packed, [range(128), range(256, 384)])
@@ -44,6 +44,7 @@ def test_parts_of_rows_in_unlike_formats_keep_their_order() -> None:
     [
         (pack(WHOLE, "fp8"), r"columns 64 to 128: 64 columns of a 128 block of fp8"),
         (pack(WHOLE, "int4"), r"columns 64 to 128: 64 columns of a 128 block of int4"),
+        (pack(WHOLE, "int3"), r"columns 64 to 128: 64 columns of a 128 block of int3"),
         (Packed("Q4_K", (4, 512), {"blocks": torch.zeros(4, 288, dtype=torch.uint8)}), "of a 256 block of Q4_K"),
     ],
 )

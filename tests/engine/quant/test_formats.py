@@ -16,7 +16,8 @@ from engine.quant.gguf_blocks import BLOCK_TYPES
 from engine.quant.linear import PackedExperts, QuantizedLinear, repack_experts, stack_experts
 
 # Bits that a weight of 512 columns and many rows takes, scales included.
-BITS = {"f32": 32, "bf16": 16, "f16": 16, "fp8": 8 + 32 / 128**2, "int8": 8 + 16 / 512, "int4": 4 + 32 / 128}
+BITS = {"f32": 32, "bf16": 16, "f16": 16, "fp8": 8 + 32 / 128**2, "int8": 8 + 16 / 512}
+BITS |= {"int4": 4 + 32 / 128, "int3": 3 + 32 / 128, "int2": 2 + 32 / 128}
 
 
 def normal(out: int, columns: int, seed: int = 0) -> torch.Tensor:
@@ -28,7 +29,7 @@ def error_bound(weight: torch.Tensor, format: str) -> torch.Tensor:
     most, span = weight.abs().amax(1, keepdim=True), weight.amax(1, keepdim=True) - weight.amin(1, keepdim=True)
     steps = {
         "f32": 0 * most, "f16": most / 2**10, "bf16": most / 2**7, "fp8": weight.abs().max() / 2**3,
-        "int8": most / 127, "int4": 1.15 * span / 15,
+        "int8": most / 127, "int4": 1.15 * span / 15, "int3": 1.05 * span / 7, "int2": 1.05 * span / 3,
     }  # fmt: skip
     return 0.51 * steps[format]
 
@@ -48,7 +49,7 @@ def test_zero_rows_stay_zero() -> None:
 
 
 def test_values_of_a_format_survive_exactly() -> None:
-    for format in ("int8", "int4", "fp8"):
+    for format in ("int8", "int4", "int3", "int2", "fp8"):
         once = dequantize(pack(normal(128, 256), format))
         torch.testing.assert_close(dequantize(pack(once, format)), once, rtol=0.01, atol=0.02)
         torch.testing.assert_close(dequantize(repack(pack(once, format), "f32")), dequantize(pack(once, format)))
@@ -64,10 +65,11 @@ def test_codes_come_back_in_row_order(rows: int, columns: int, seed: int) -> Non
     assert torch.equal(int4.unpack_codes(packed[ids]), codes[ids].to(torch.uint8))
 
 
-def test_int4_takes_the_largest_group_that_divides() -> None:
-    assert [pack(normal(16, columns), "int4").group for columns in (512, 576, 96)] == [128, 64, 32]
-    with pytest.raises(CheckpointError, match="multiple of 32, not 48"):
-        pack(normal(16, 48), "int4")
+@pytest.mark.parametrize("format", ["int4", "int3", "int2"])
+def test_the_largest_group_that_divides_is_taken(format: str) -> None:
+    assert [pack(normal(16, columns), format).group for columns in (512, 576, 96)] == [128, 64, 32]
+    with pytest.raises(CheckpointError, match=f"{format} needs .* multiple of 32, not 48"):
+        pack(normal(16, 48), format)
 
 
 @pytest.fixture(scope="session")
@@ -159,9 +161,13 @@ def test_recipe_spares_what_steers() -> None:
     assert [recipe("int4", kind) for kind in ("linear", "expert", "embedding", "lm_head")] == ["int4"] * 2 + [
         "int8"
     ] * 2
+    for kind in get_args(TensorClass):
+        assert [recipe("int3", kind), recipe("int2", kind)] == [
+            recipe("int4", kind).replace("int4", level) for level in ("int3", "int2")
+        ]
     assert {recipe(level, "norm") for level in ("bf16", "fp8", "int8", "int4", "as-stored")} == {"f32"}
     mixed = {kind: recipe("int4-fp8", kind) for kind in get_args(TensorClass)}
     assert mixed == {kind: recipe("fp8", kind) for kind in get_args(TensorClass)} | {"expert": "int4"}
     assert {recipe("int4", kind) for kind in ("router", "shared_expert_gate", "delta_ba")} == {"bf16"}
-    with pytest.raises(UserError, match="'int3' is unknown; it is one of f32"):
-        check_level("int3")
+    with pytest.raises(UserError, match="'int5' is unknown; it is one of f32"):
+        check_level("int5")

@@ -10,7 +10,7 @@ from engine.quant.formats import Packed, dequantize, join_rows, pack
 from engine.quant.gguf_blocks import BLOCK_TYPES
 from engine.quant.linear import PackedExperts, join_experts, stack_experts
 
-FORMATS = ["f32", "bf16", "f16", "int8", "int4", "fp8"]
+FORMATS = ["f32", "bf16", "f16", "int8", "int4", "int3", "int2", "fp8"]
 SHAPES = [(256, 128), (144, 160)]
 
 
@@ -77,3 +77,11 @@ def test_product_is_that_of_the_dequantized_matrix(format: str, tile: int, monke
     want = x @ dequantize(packed).t()
     torch.testing.assert_close(whole.multiply(x, packed), want, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(whole.multiply(x.bfloat16(), packed).float(), want, rtol=0.02, atol=0.2)
+
+
+@pytest.mark.parametrize("format", ["int3", "int2"])
+def test_unpacking_asks_for_no_value(format: str) -> None:
+    """A captured graph records what runs without the host's knowing a number; tensors that hold none show the same."""
+    packed = pack(torch.randn(256, 128), format)
+    hollow = {name: tensor.to("meta") for name, tensor in packed.tensors.items()}
+    assert whole.unpack(format, hollow, torch.bfloat16).shape == packed.shape

@@ -98,13 +98,13 @@ def test_levels_hold_what_the_recipe_says(save_llama: Any, level: str) -> None:
     directory, state = save_llama(dtype=torch.bfloat16)
     checkpoint = load(str(directory), level)
     kind = {"as-stored": "bf16"}.get(level, level)
-    wide = {"int8": "int8", "int4": "int8", "fp8": "bf16"}.get(level, kind)
+    wide = {"int8": "int8", "int4": "int8", "int3": "int8", "int2": "int8", "fp8": "bf16"}.get(level, kind)
     if level == "int4-fp8":  # the model has no experts
         kind, wide = "fp8", "bf16"
     assert checkpoint.identity["recipe"] == {"embedding": wide, "linear": kind, "norm": "f32", "lm_head": wide}
     for name, tensor in state.items():
         error = (values(checkpoint, name) - tensor).abs().max()
-        assert error <= {"int4": 0.04, "fp8": 0.05}.get(kind, 0.005), name
+        assert error <= {"int4": 0.04, "int3": 0.08, "int2": 0.18, "fp8": 0.05}.get(kind, 0.005), name
 
 
 def test_gguf_undoes_the_rotary_permutation(save_llama: Any, write_gguf: Any, tmp_path: Path) -> None:
