@@ -64,23 +64,13 @@ def test_a_template_that_forgets_begins_anew(llm: LLM, tmp_path: Path) -> None:
     )
     talk = [{"role": r, "content": c} for r, c in (("user", "one"), ("assistant", "first answer"), ("user", "two"))]
     file = write(tmp_path, {"messages": [*talk, {"role": "assistant", "content": "second answer"}]})
-    kept, llm.checkpoint = llm.checkpoint, _with_template(llm, source)
-    try:
-        passages = read_conversations(file, llm.checkpoint)
-        assert counted_texts(llm, file) == ["first answer", "second answer"]
-    finally:
-        llm.checkpoint = kept
+    passages = read_conversations(file, replace(llm.checkpoint, chat_template=source))
+    assert counted_texts(llm, passages) == ["first answer", "second answer"]
     whole = [llm.tokenizer.decode(passage.ids, special=True) for passage in passages]
     assert whole == [
         "[user]one\n[assistant]first answer",
         "[user]one\n[assistant]firs\n[user]two\n[assistant]second answer",
     ]
-
-
-def _with_template(llm: LLM, source: str):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
-    return replace(llm.checkpoint, chat_template=source)
 
 
 def test_figures_follow_from_the_logits(llm: LLM, tmp_path: Path) -> None:
