@@ -48,48 +48,61 @@ def read_conversations(file: Path, checkpoint: Checkpoint) -> list[Passage]:
     names = checkpoint.tokenizer.special_tokens
     template = ChatTemplate(checkpoint.chat_template, names, str(checkpoint.identity["model"]))
     lines = _read(file).splitlines()
-    passages = [_passage(line, f"--text {file}, line {n}", template, checkpoint.tokenizer) for n, line in _kept(lines)]
+    passages = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            passages += _passages(line, f"--text {file}, line {number}", template, checkpoint.tokenizer)
     if not passages:
         raise UserError(f"--text {file}: is empty; give a conversation a line")
     return passages
 
 
-def _kept(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
-    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _passage(line: str, where: str, template: ChatTemplate, tokenizer: Tokenizer) -> Passage:
+def _passages(line: str, where: str, template: ChatTemplate, tokenizer: Tokenizer) -> list[Passage]:
     try:
         given = json.loads(line)
-        messages, tools = given["messages"], given.get("tools")
-        pieces = list(_pieces(messages, tools, template))
+        parts = list(_parts(given["messages"], given.get("tools"), template))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f'{where}: not an object with "messages" ({" ".join(str(error).split())})') from error
     except RequestError as error:
         raise UserError(f"{where}: {error}") from error
-    if not pieces:
+    if not parts:
         raise UserError(f"{where}: has no message of the assistant, so there is nothing to score")
+    return [_tokenize(pieces, tokenizer) for pieces in parts]
+
+
+def _tokenize(pieces: Sequence[str], tokenizer: Tokenizer) -> Passage:
+    """Prompt, answer, prompt, answer ... as one passage."""
     ids: list[int] = []
     counted: list[bool] = []
-    for text, is_answer in pieces:
+    for number, text in enumerate(pieces):
         own = tokenizer.encode(text, affixes=False)
         ids += own
-        counted += [is_answer] * len(own)
+        counted += [number % 2 == 1] * len(own)
     return Passage(ids, counted)
 
 
-def _pieces(
+def _parts(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, template: ChatTemplate
-) -> Iterator[tuple[str, bool]]:
-    """Prompt, answer, prompt, answer ... of the rendered text up to the end of the last answer, without white space."""
+) -> Iterator[list[str]]:
+    """Prompt, answer, prompt, answer ... of the rendered text, each answer without the white space behind it.
+
+    Where the template changes what was said before, as those do that leave out earlier thoughts, a new list begins
+    with the whole prompt.
+    """
+    pieces: list[str] = []
     done = ""
     for number, message in enumerate(messages):
         if message.get("role") != "assistant":
             continue
         prompt = template.render(messages[:number], tools)
         whole = template.render(messages[: number + 1], tools, add_generation_prompt=False)
-        if not (prompt.startswith(done) and whole.startswith(prompt)):
-            raise RequestError(f"messages[{number}]: this chat template changes what was said before")
-        yield prompt.removeprefix(done), False
+        if not whole.startswith(prompt):
+            raise RequestError(f"messages[{number}]: this chat template does not continue its prompt with the answer")
+        if pieces and not prompt.startswith(done):
+            yield pieces
+            pieces, done = [], ""
+        pieces.append(prompt.removeprefix(done))
         done = whole.rstrip()
-        yield done.removeprefix(prompt), True
+        pieces.append(done.removeprefix(prompt))
+    if pieces:
+        yield pieces

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from engine.errors import CheckpointError
-from engine.quant.cut import cut_columns, cut_expert_rows, cut_rows
+from engine.quant.cut import column_unit, cut_columns, cut_expert_rows, cut_rows
 from engine.quant.formats import Packed, dequantize, join_rows, pack
 from engine.quant.linear import stack_experts
 
@@ -20,6 +20,11 @@ def test_a_part_holds_what_the_whole_holds_there(format: str) -> None:
     columns = cut_columns(packed, range(256, 512))
     assert torch.equal(dequantize(columns), dequantize(packed)[:, 256:])
     assert rows.nbytes < 0.6 * packed.nbytes > columns.nbytes
+
+
+def test_groups_are_never_parted() -> None:
+    for format in ("int4", "int3", "int2"):
+        assert [column_unit(format, columns) for columns in (512, 192, 96)] == [128, 64, 32]
 
 
 def test_every_expert_is_cut_alike() -> None:

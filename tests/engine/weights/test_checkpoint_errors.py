@@ -160,7 +160,7 @@ def test_models_that_are_not_there(model: str, message: str) -> None:
 
 
 def test_unknown_level() -> None:
-    assert "quant 'int3' is unknown; it is one of f32" in refusal("synthetic:tiny", "int3", UserError)
+    assert "quant 'int5' is unknown; it is one of f32" in refusal("synthetic:tiny", "int5", UserError)
 
 
 def test_hub_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
