@@ -71,7 +71,7 @@ def _gap(token: TokenLogprob) -> float:
 
 @contextmanager
 def portable_kernels() -> Iterator[Any]:
-    """Within, models on CPU are opened over the plain torch kernels that serve where no family of our own does: these."""
+    """Within, models on CPU are opened over the plain torch kernels, which serve where no family of our own does."""
     families: Mapping[str, str] = MappingProxyType({"cpu": "reference"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "_FAMILIES", families)

@@ -13,8 +13,11 @@ from nano.data.tokenizer import CALL_START
 
 CONVERSATIONS = 3
 NEAR_TIE = 0.05
-"""Nats between two tokens that paths may take for one another: 40 times what the paths' own log-probabilities differ by
-on CPU, and a thirtieth of the closest choice that the model has to make in these conversations."""
+"""Nats between two tokens that two paths on CPU may take for one another, and between their log-probabilities of one
+token. These were seen to differ by 0.0013; the closest choice that the model has to make here was 1.6 wide."""
+NEAR_TIE_BFLOAT16 = 0.25
+"""The same where one path has bfloat16 between matmuls when it decodes: that was seen to move a log-probability by 0.064
+on CPU."""
 MOST_PARTED = 0.1
 """Share of the answers that may part at a near-tie: more would be an error and no rounding."""
 
@@ -39,16 +42,16 @@ def texts(nano: LLM, prompts: list[list[int]]) -> list[Completion]:
     return complete(nano, prompts)
 
 
-def check(ours: list[Completion], theirs: list[Completion]) -> None:
+def check(ours: list[Completion], theirs: list[Completion], near_tie: float) -> None:
     """The same greedy texts, with the same log-probabilities, up to near-ties that are rare."""
     partings = [part(*pair) for pair in zip(ours, theirs, strict=True)]
     found = [parting for parting in partings if parting is not None]
-    assert all(parting.swapped and max(parting.gaps) < NEAR_TIE for parting in found), found
+    assert all(parting.swapped and max(parting.gaps) < near_tie for parting in found), found
     assert len(found) <= MOST_PARTED * len(ours), found
     for one, other, parting in zip(ours, theirs, partings, strict=True):
         shared = slice(None if parting is None else parting.place)
         pairs = zip((one.logprobs or [])[shared], (other.logprobs or [])[shared], strict=True)
-        assert max((abs(a.logprob - b.logprob) for a, b in pairs), default=0) < NEAR_TIE
+        assert max((abs(a.logprob - b.logprob) for a, b in pairs), default=0) < near_tie
 
 
 def test_cpu_kernels_write_what_the_portable_ones_do(
@@ -59,14 +62,14 @@ def test_cpu_kernels_write_what_the_portable_ones_do(
     calls = [completion for completion in texts if call_start in completion.token_ids]
     assert len(calls) > len(texts) / 2
     with portable_kernels() as kernels:
-        check(texts, complete(load_nano(), prompts))
+        check(texts, complete(load_nano(), prompts), NEAR_TIE)
     assert kernels.__name__ == "engine.kernels.reference"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_writes_what_the_cpu_does(prompts: list[list[int]], texts: list[Completion]) -> None:
-    check(texts, complete(load_nano(device="cuda"), prompts))
+    check(texts, complete(load_nano(device="cuda"), prompts), NEAR_TIE_BFLOAT16)
 
 
 def test_fewer_bits_diverge_more(nano: LLM) -> None:
