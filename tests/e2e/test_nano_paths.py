@@ -16,8 +16,7 @@ NEAR_TIE = 0.05
 """Nats between two tokens that two paths on CPU may take for one another, and between their log-probabilities of one
 token. These were seen to differ by 0.0013; the closest choice that the model has to make here was 1.6 wide."""
 NEAR_TIE_BFLOAT16 = 0.25
-"""The same where one path has bfloat16 between matmuls when it decodes: that was seen to move a log-probability by 0.064
-on CPU."""
+"""The same where one path decodes with bfloat16 between matmuls, which was seen to move a log-probability by 0.064."""
 MOST_PARTED = 0.1
 """Share of the answers that may part at a near-tie: more would be an error and no rounding."""
 
