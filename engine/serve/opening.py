@@ -8,14 +8,10 @@ from typing import Any
 import torch
 
 from engine.config import EngineConfig
-from engine.core.opening import load_engine
+from engine.core.opening import load_engine, suit_threads
 from engine.serve.service import Service
 from engine.text.chat import ChatTemplate
 from engine.weights.loader import memory_report
-
-FEW_WEIGHTS = 64 << 20
-"""Bytes of weights below which one CPU thread serves: a second one is waited for longer than it helps. On two cores a
-model of 22 MiB took a fifth more time with both, and twice as long to compile its kernels at first."""
 
 
 def open_service(model: str, quant: str, config: EngineConfig, name: str | None = None) -> Service:
@@ -25,9 +21,7 @@ def open_service(model: str, quant: str, config: EngineConfig, name: str | None 
     """
     engine = load_engine(model, quant, config)
     checkpoint = engine.checkpoint
-    weights = memory_report(checkpoint)
-    if config.device == "cpu" and sum(weights.values()) < FEW_WEIGHTS:
-        torch.set_num_threads(1)
+    suit_threads([engine])
     source = checkpoint.chat_template
     template = None if source is None else ChatTemplate(source, checkpoint.tokenizer.special_tokens, model)
     return Service(
@@ -37,7 +31,7 @@ def open_service(model: str, quant: str, config: EngineConfig, name: str | None 
         name=name or model_name(model),
         model=model,
         max_context=engine.max_context,
-        identity=_identity(checkpoint.identity, weights, template)
+        identity=_identity(checkpoint.identity, memory_report(checkpoint), template)
         | {
             "max_context": engine.max_context,
             "device": config.device,
