@@ -22,6 +22,7 @@ BORROWED = not any(Path(pytest.__file__).is_relative_to(place) for place in PLAC
 
 pytestmark = [
     pytest.mark.namespace,
+    pytest.mark.slow,
     pytest.mark.skipif(probe() is not None, reason=probe() or ""),
     pytest.mark.skipif(BORROWED, reason="pytest is not installed beside the interpreter, where sandboxes look for it"),
 ]

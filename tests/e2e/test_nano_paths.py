@@ -11,7 +11,7 @@ from engine.llm import LLM
 from engine.measure.perplexity import score
 from nano.data.tokenizer import CALL_START
 
-CONVERSATIONS = 3
+CONVERSATIONS = 2
 NEAR_TIE = 0.05
 """Nats between two tokens that two paths on CPU may take for one another, and between their log-probabilities of one
 token. These were seen to differ by 0.0013; the closest choice that the model has to make here was 1.6 wide."""
