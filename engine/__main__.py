@@ -144,12 +144,14 @@ def perplexity(
     device: Device = None,
 ) -> None:
     """Print the perplexity over a text as JSON and, with --reference, the divergence from that model."""
+    from engine.core.opening import suit_threads
     from engine.measure.conversations import holds_conversations, score_file
 
     context = None if holds_conversations(text) else window
     limits = {"max_running": 1, "max_context": context, "prefix_cache": False}
     other = _load(reference, reference_quant, device, **limits) if reference is not None else None
     llm = _load(model, quant, device, tensor_parallel_size=tensor_parallel_size, **limits)
+    suit_threads([llm.engine] if other is None else [llm.engine, other.engine])
     figures = score_file(llm, text, window, other)
     _print_json({"model": model, "quant": quant, "text": str(text), "reference": reference} | figures)
 

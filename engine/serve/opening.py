@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.config import EngineConfig
-from engine.core.opening import load_engine
+from engine.core.opening import load_engine, suit_threads
 from engine.serve.service import Service
 from engine.text.chat import ChatTemplate
 from engine.weights.loader import memory_report
@@ -21,6 +21,7 @@ def open_service(model: str, quant: str, config: EngineConfig, name: str | None 
     """
     engine = load_engine(model, quant, config)
     checkpoint = engine.checkpoint
+    suit_threads([engine])
     source = checkpoint.chat_template
     template = None if source is None else ChatTemplate(source, checkpoint.tokenizer.special_tokens, model)
     return Service(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numba import prange
+from numba.extending import register_jitable
 from torch import Tensor
 
 from engine.kernels import reference_moe
@@ -87,36 +88,38 @@ def _dense(kind: int, down_kind: int) -> tuple[Any, Any]:
     """A dense gated MLP for the formats of gate and up, and of down."""
 
     @jit
-    def upper(part: int, parts: int, pair: Any, tokens: int, columns: int, x: int, between: int) -> None:
-        inner = pair[0, ROWS]
-        first, last = part * inner // parts, (part + 1) * inner // parts
-        gates, ups = between, between + 4 * tokens * inner
-        rows_product(kind, pair, 0, first, last, x, tokens, columns, gates)
-        rows_product(kind, pair, 1, first, last, x, tokens, columns, ups)
-        for token in range(tokens):
-            start = token * inner + first
-            gate, up = floats_at(gates + 4 * start, last - first), floats_at(ups + 4 * start, last - first)
-            for i in range(last - first):
-                gate[i] = silu(gate[i]) * up[i]
-
-    @jit
-    def lower(part: int, parts: int, down: Any, tokens: int, inner: int, between: int, y: int) -> None:
-        rows = down[0, ROWS]
-        rows_product(down_kind, down, 0, part * rows // parts, (part + 1) * rows // parts, between, tokens, inner, y)
-
-    @jit
     def serial(parts: int, pair: Any, down: Any, tokens: int, columns: int, x: int, between: int, y: int) -> None:
-        upper(0, 1, pair, tokens, columns, x, between)
-        lower(0, 1, down, tokens, pair[0, ROWS], between, y)
+        _dense_upper(kind, 0, 1, pair, tokens, columns, x, between)
+        _dense_lower(down_kind, 0, 1, down, tokens, pair[0, ROWS], between, y)
 
     @parallel_jit
     def parallel(parts: int, pair: Any, down: Any, tokens: int, columns: int, x: int, between: int, y: int) -> None:
         for part in prange(parts):
-            upper(part, parts, pair, tokens, columns, x, between)
+            _dense_upper(kind, part, parts, pair, tokens, columns, x, between)
         for part in prange(parts):
-            lower(part, parts, down, tokens, pair[0, ROWS], between, y)
+            _dense_lower(down_kind, part, parts, down, tokens, pair[0, ROWS], between, y)
 
     return serial, parallel
+
+
+@register_jitable
+def _dense_upper(kind: int, part: int, parts: int, pair: Any, tokens: int, columns: int, x: int, between: int) -> None:
+    inner = pair[0, ROWS]
+    first, last = part * inner // parts, (part + 1) * inner // parts
+    gates, ups = between, between + 4 * tokens * inner
+    rows_product(kind, pair, 0, first, last, x, tokens, columns, gates)
+    rows_product(kind, pair, 1, first, last, x, tokens, columns, ups)
+    for token in range(tokens):
+        start = token * inner + first
+        gate, up = floats_at(gates + 4 * start, last - first), floats_at(ups + 4 * start, last - first)
+        for i in range(last - first):
+            gate[i] = silu(gate[i]) * up[i]
+
+
+@register_jitable
+def _dense_lower(kind: int, part: int, parts: int, down: Any, tokens: int, inner: int, between: int, y: int) -> None:
+    rows = down[0, ROWS]
+    rows_product(kind, down, 0, part * rows // parts, (part + 1) * rows // parts, between, tokens, inner, y)
 
 
 @cache
@@ -124,48 +127,12 @@ def _experts(gate_kind: int, up_kind: int, down_kind: int) -> tuple[Any, Any]:
     """Chosen experts for the formats of their gate, up and down matrices."""
 
     @jit
-    def upper(
-        part: int, parts: int, gate: Any, up: Any, experts: Any, hidden: int, inner: int, x: int, out: int
-    ) -> None:
-        """Every (token, choice) pair's activations; up's rows follow gate's where these are one matrix."""
-        choices, units, below = experts.shape[1], hidden // UNIT, up[0, ROWS] - inner
-        rows, ups = experts.size * inner, out + 4 * experts.size * inner
-        first, last = part * rows // parts, (part + 1) * rows // parts
-        for pair in range(first // inner, (last + inner - 1) // inner):
-            token, start = pair // choices, pair * inner
-            expert, at = experts[token, pair - token * choices], x + 4 * token * hidden
-            low, high = max(first - start, 0), min(last - start, inner)
-            to_gate, to_up = out + 4 * (start + low), ups + 4 * (start + low)
-            expert_product(gate_kind, gate, expert, low, high, at, units, to_gate)
-            expert_product(up_kind, up, expert, below + low, below + high, at, units, to_up)
-            gates, linear = floats_at(to_gate, high - low), floats_at(to_up, high - low)
-            for i in range(high - low):
-                gates[i] = silu(gates[i]) * linear[i]
-
-    @jit
-    def lower(
-        part: int, parts: int, down: Any, experts: Any, weights: Any, hidden: int, inner: int, between: int, y: int
-    ) -> None:
-        tokens, choices = experts.shape
-        first, last = part * hidden // parts, (part + 1) * hidden // parts
-        terms = np.empty(last - first, np.float32)
-        for token in range(tokens):
-            out = floats_at(y + 4 * (token * hidden + first), last - first)
-            out[:] = 0
-            for choice in range(choices):
-                at, share = between + 4 * (token * choices + choice) * inner, weights[token, choice]
-                expert = experts[token, choice]
-                expert_product(down_kind, down, expert, first, last, at, inner // UNIT, np.int64(terms.ctypes.data))
-                for row in range(last - first):
-                    out[row] += share * terms[row]
-
-    @jit
     def serial(
         parts: int, gate: Any, up: Any, down: Any, experts: Any, weights: Any, hidden: int, inner: int,
         x: int, between: int, y: int,
     ) -> None:  # fmt: skip
-        upper(0, 1, gate, up, experts, hidden, inner, x, between)
-        lower(0, 1, down, experts, weights, hidden, inner, between, y)
+        _experts_upper(gate_kind, up_kind, 0, 1, gate, up, experts, hidden, inner, x, between)
+        _experts_lower(down_kind, 0, 1, down, experts, weights, hidden, inner, between, y)
 
     @parallel_jit
     def parallel(
@@ -173,8 +140,48 @@ def _experts(gate_kind: int, up_kind: int, down_kind: int) -> tuple[Any, Any]:
         x: int, between: int, y: int,
     ) -> None:  # fmt: skip
         for part in prange(parts):
-            upper(part, parts, gate, up, experts, hidden, inner, x, between)
+            _experts_upper(gate_kind, up_kind, part, parts, gate, up, experts, hidden, inner, x, between)
         for part in prange(parts):
-            lower(part, parts, down, experts, weights, hidden, inner, between, y)
+            _experts_lower(down_kind, part, parts, down, experts, weights, hidden, inner, between, y)
 
     return serial, parallel
+
+
+@register_jitable
+def _experts_upper(
+    gate_kind: int, up_kind: int, part: int, parts: int, gate: Any, up: Any, experts: Any, hidden: int, inner: int,
+    x: int, out: int,
+) -> None:  # fmt: skip
+    """Every (token, choice) pair's activations; up's rows follow gate's where these are one matrix."""
+    choices, units, below = experts.shape[1], hidden // UNIT, up[0, ROWS] - inner
+    rows, ups = experts.size * inner, out + 4 * experts.size * inner
+    first, last = part * rows // parts, (part + 1) * rows // parts
+    for pair in range(first // inner, (last + inner - 1) // inner):
+        token, start = pair // choices, pair * inner
+        expert, at = experts[token, pair - token * choices], x + 4 * token * hidden
+        low, high = max(first - start, 0), min(last - start, inner)
+        to_gate, to_up = out + 4 * (start + low), ups + 4 * (start + low)
+        expert_product(gate_kind, gate, expert, low, high, at, units, to_gate)
+        expert_product(up_kind, up, expert, below + low, below + high, at, units, to_up)
+        gates, linear = floats_at(to_gate, high - low), floats_at(to_up, high - low)
+        for i in range(high - low):
+            gates[i] = silu(gates[i]) * linear[i]
+
+
+@register_jitable
+def _experts_lower(
+    kind: int, part: int, parts: int, down: Any, experts: Any, weights: Any, hidden: int, inner: int, between: int,
+    y: int,
+) -> None:  # fmt: skip
+    tokens, choices = experts.shape
+    first, last = part * hidden // parts, (part + 1) * hidden // parts
+    terms = np.empty(last - first, np.float32)
+    for token in range(tokens):
+        out = floats_at(y + 4 * (token * hidden + first), last - first)
+        out[:] = 0
+        for choice in range(choices):
+            at, share = between + 4 * (token * choices + choice) * inner, weights[token, choice]
+            expert = experts[token, choice]
+            expert_product(kind, down, expert, first, last, at, inner // UNIT, np.int64(terms.ctypes.data))
+            for row in range(last - first):
+                out[row] += share * terms[row]

@@ -115,34 +115,44 @@ def _products(kind: int) -> tuple[Any, Any]:
 
     @jit
     def multiply_part(part: int, parts: int, table: Any, x: int, tokens: int, columns: int, y: int) -> None:
-        for which in range(len(table)):
-            rows = table[which, ROWS]
-            first, last = part * rows // parts, (part + 1) * rows // parts
-            rows_product(kind, table, which, first, last, x, tokens, columns, y)
-            y += 4 * tokens * rows
+        _multiply(kind, part, parts, table, x, tokens, columns, y)
 
     @parallel_jit
     def multiply_all(parts: int, table: Any, x: int, tokens: int, columns: int, y: int) -> None:
         for part in prange(parts):
-            multiply_part(part, parts, table, x, tokens, columns, y)
+            _multiply(kind, part, parts, table, x, tokens, columns, y)
 
     return multiply_part, multiply_all
+
+
+@register_jitable
+def _multiply(kind: int, part: int, parts: int, table: Any, x: int, tokens: int, columns: int, y: int) -> None:
+    for which in range(len(table)):
+        rows = table[which, ROWS]
+        first, last = part * rows // parts, (part + 1) * rows // parts
+        rows_product(kind, table, which, first, last, x, tokens, columns, y)
+        y += 4 * tokens * rows
 
 
 @cache
 def _expansion(kind: int) -> tuple[Any, Any]:
     @jit
     def expand_part(part: int, parts: int, table: Any, columns: int, out: int) -> None:
-        rows = table[0, ROWS]
-        for row in range(part * rows // parts, (part + 1) * rows // parts):
-            _write(kind, row_at(table, 0, row), out + 4 * row * columns, columns // UNIT)
+        _expand(kind, part, parts, table, columns, out)
 
     @parallel_jit
     def expand_all(parts: int, table: Any, columns: int, out: int) -> None:
         for part in prange(parts):
-            expand_part(part, parts, table, columns, out)
+            _expand(kind, part, parts, table, columns, out)
 
     return expand_part, expand_all
+
+
+@register_jitable
+def _expand(kind: int, part: int, parts: int, table: Any, columns: int, out: int) -> None:
+    rows = table[0, ROWS]
+    for row in range(part * rows // parts, (part + 1) * rows // parts):
+        _write(kind, row_at(table, 0, row), out + 4 * row * columns, columns // UNIT)
 
 
 @register_jitable

@@ -6,7 +6,8 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 
-from engine.kernels.cpu.packed import MANY, ROW_BLOCK, expand, join, matmul, matrix
+from engine.kernels.cpu.experts import _dense, _experts
+from engine.kernels.cpu.packed import MANY, ROW_BLOCK, _expansion, _products, expand, join, matmul, matrix
 from engine.kernels.cpu.unpack import FP8, INT2, INT3, INT4, INT8, KINDS
 from engine.quant.formats import Packed, pack
 from engine.quant.formats import dequantize as dequantize_packed
@@ -86,3 +87,10 @@ def test_one_thread_gives_what_many_give(tokens: int) -> None:
         assert torch.equal(matmul(x, rows, FORMATS["Q4_1"])[0], many)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_kernels_are_known_on_disk_by_their_formats_alone() -> None:
+    """numba looks for machine code by what a kernel closes over, and a compiled function is another in each process."""
+    kernels = [*_products(INT8), *_expansion(INT8), *_dense(INT8, INT4), *_experts(INT8, INT8, INT4)]
+    held = [[cell.cell_contents for cell in kernel.py_func.__closure__] for kernel in kernels]
+    assert all(cells and set(cells) <= {INT8, INT4} for cells in held)
