@@ -5,9 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -89,28 +87,6 @@ def test_seeds_without_an_episode_are_tolerated_while_few() -> None:
     failures.add(2000, ["seed 3: broken"] * 20)
     with pytest.raises(RuntimeError, match="43 of 2100 seeds gave no episode; the first: seed 3: broken"):
         failures.add(100, ["seed 2004: broken"] * 23)
-
-
-def test_a_generator_that_hangs_costs_its_seeds_and_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Source(0, 8192, 1)
-    with ThreadPoolExecutor(2) as executor:
-        blocked = Event()
-        make = packing.make_many
-
-        def sometimes(first: int, count: int, part: str) -> Any:
-            if first == 32:
-                blocked.wait()
-            return make(first, 1, part)
-
-        monkeypatch.setattr(packing, "make_many", sometimes)
-        results = source._results(executor, 0)
-        assert len(next(results)[0]) == 1
-        monkeypatch.setattr(packing, "PATIENCE", 0.05)
-        episodes, reasons = next(results)
-        assert (episodes, len(reasons), reasons[0]) == ([], 32, "train seeds from 32: nothing after 0.05 s")
-        monkeypatch.setattr(packing, "PATIENCE", 30.0)
-        assert len(next(results)[0]) == 1
-        blocked.set()
 
 
 def test_orthogonalise_brings_all_singular_values_near_one() -> None:
