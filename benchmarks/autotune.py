@@ -23,11 +23,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from engine.kernels.block_words import WORDS
 from engine.kernels.triton_matrix import experts, grouped, linear, tables
 from engine.kernels.triton_matrix.experts import ExpertStack
 from engine.kernels.triton_matrix.mixture import expert_stack
 from engine.kernels.triton_matrix.operands import Operands, operands
-from engine.quant.formats import pack
+from engine.quant.formats import Packed, pack
 from engine.quant.linear import PackedExperts
 
 HIDDEN, INNER, EXPERTS, TOP = 2048, 512, 512, 10
@@ -36,7 +37,11 @@ LINEARS = {
     "bf16": [(151936, 2048), (513, 2048), (64, 2048)],
     "int4": [(12288, 2048), (2048, 4096)],
     "int8": [(151936, 2048)],
+    "Q4_K": [(12288, 2048), (2048, 4096)],
+    "Q6_K": [(12288, 2048), (2048, 4096), (151936, 2048)],
+    "Q8_0": [(12288, 2048), (2048, 4096)],
 }
+EXPERT_FORMATS = ("fp8", "int4", "Q4_K", "Q6_K", "Q8_0")
 CACHE = 200 << 20
 """Bytes of weights that one graph goes over at least: several times the L2 cache."""
 
@@ -49,14 +54,14 @@ SPACES: Mapping[str, list[tables.Launch]] = {
     "row_linear": launches(BN=[4, 8, 16, 32], num_warps=[2, 4, 8], num_stages=[1]),
     "linear": [
         {"BN": n, "num_warps": w, "num_stages": s}
-        for n, w in ((16, 2), (16, 4), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
+        for n, w in ((16, 2), (16, 4), (32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
         for s in (3, 5)
     ],
     "row_gate_up": launches(BN=[4, 8, 16], num_warps=[2, 4, 8], num_stages=[1]),
     "row_down": launches(BN=[2, 4, 8], CHOICES=[1, 4, 16], num_warps=[1, 2, 4], num_stages=[1]),
     "gate_up": [
         {"BN": n, "num_warps": w, "num_stages": s}
-        for n, w in ((32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
+        for n, w in ((32, 2), (32, 4), (64, 4), (64, 8), (128, 4), (128, 8))
         for s in (3, 5)
     ],
     "down": [
@@ -84,10 +89,20 @@ class Case:
     operations: float
 
 
+def random_matrix(rows: int, columns: int, format: str) -> Packed:
+    """Of block types any codes, and scales without infinities."""
+    if format not in WORDS:
+        return pack(torch.randn(rows, columns, device="cuda") * columns**-0.5, format)
+    size = columns // WORDS[format].columns * (WORDS[format].bytes - WORDS[format].scales)
+    codes = torch.randint(0, 256, (rows, size), dtype=torch.uint8, device="cuda")
+    scales = torch.randint(0, 64, (rows, WORDS[format].row_bytes(columns) - size), dtype=torch.uint8, device="cuda")
+    return Packed(format, (rows, columns), {"blocks": torch.cat([codes, scales], dim=1)})
+
+
 def linear_case(format: str, out: int, columns: int, tokens: int, small: bool) -> Case:
     def made() -> Operands:
         rows = 128 if small else out
-        known = operands(pack(torch.randn(rows, columns, device="cuda") * columns**-0.5, format))
+        known = operands(random_matrix(rows, columns, format))
         if known is None:
             raise ValueError(f"no kernel for {format} {rows}x{columns}")
         return known
@@ -108,7 +123,7 @@ def stack_of(format: str, small: bool) -> ExpertStack:
     count = 32 if small else EXPERTS
 
     def many(rows: int, columns: int) -> PackedExperts:
-        packed = pack(torch.randn(rows * 8, columns, device="cuda") * columns**-0.5, format)
+        packed = random_matrix(rows * 8, columns, format)
         tensors = {}
         for name, tensor in packed.tensors.items():
             if name == "scales_zeros":
@@ -120,7 +135,7 @@ def stack_of(format: str, small: bool) -> ExpertStack:
             tensors[name] = wide
         return PackedExperts(format, (count, rows, columns), tensors, packed.group)
 
-    shared = [pack(torch.randn(r, c, device="cuda") * c**-0.5, format) for r, c in ((1024, 2048), (2048, 512))]
+    shared = [random_matrix(2 * INNER, HIDDEN, format), random_matrix(HIDDEN, INNER, format)]
     stack = expert_stack(many(2 * INNER, HIDDEN), many(HIDDEN, INNER), *shared)
     if stack is None:
         raise ValueError(f"no kernel for {format} experts")
@@ -136,7 +151,7 @@ def mixture_case(format: str, stack: ExpertStack, tokens: int, way: str = "") ->
         routings.append((torch.full((tokens, TOP), 0.1, device="cuda"), chosen))
     read = sum(chosen.unique().numel() for _, chosen in routings) / len(routings) + 1
     parts = (stack.gate_up, stack.down)
-    each = sum(part.weight[0].nbytes + (0 if format == "bf16" else part.scale[0].nbytes) for part in parts)
+    each = sum(part.weight[0].nbytes + (0 if part.scale is part.weight else part.scale[0].nbytes) for part in parts)
     run = {"many": grouped.moe, "by expert": experts.by_expert, "": experts.moe}[way]
     kernels = ("gate_up", "down")
     if way == "many":
@@ -157,7 +172,7 @@ def cases(small: bool, only: set[str]) -> Iterator[Case]:
         if wanted(f"linear {format}"):
             for (out, columns), tokens in itertools.product(shapes, (1, 2, 4, 8, 16, 32, 64)):
                 yield linear_case(format, out, columns, tokens, small)
-    for format in ("fp8", "int4"):
+    for format in EXPERT_FORMATS:
         few, many = f"experts {format}", f"experts {format} many"
         if not wanted(few) and not wanted(many):
             continue

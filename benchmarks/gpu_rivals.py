@@ -55,7 +55,8 @@ def delta_rule(tokens: int) -> dict[str, Any]:
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
     from engine.kernels.reference_delta import DeltaWeights
-    from engine.kernels.triton import delta_runs as ours
+    from engine.kernels.triton.delta_runs import delta_rule_runs
+    from engine.kernels.triton.run_plan import plan_runs
 
     torch.manual_seed(0)
     mixed = torch.randn(tokens, (2 * KEY_HEADS + HEADS) * DIM, device="cuda", dtype=torch.bfloat16)
@@ -63,7 +64,7 @@ def delta_rule(tokens: int) -> dict[str, Any]:
     zeros = torch.zeros(HEADS, device="cuda")
     weights = DeltaWeights(mixed[0, None], zeros + 1.0, zeros, zeros[:1].expand(DIM), 1e-6, KEY_HEADS)
     state = torch.zeros(1, HEADS, DIM, DIM, device="cuda")
-    plan = ours.plan_runs((tokens,), torch.zeros(1, dtype=torch.int64, device="cuda"))
+    plan = plan_runs((tokens,), torch.zeros(1, dtype=torch.int64, device="cuda"))
     q, k, v = mixed.split([KEY_HEADS * DIM, KEY_HEADS * DIM, HEADS * DIM], -1)
     wide = [x.view(1, tokens, KEY_HEADS, DIM).repeat_interleave(HEADS // KEY_HEADS, 2) for x in (q, k)]
     b, a = ba.view(tokens, KEY_HEADS, 2, -1).unbind(2)
@@ -78,7 +79,7 @@ def delta_rule(tokens: int) -> dict[str, Any]:
         return output[0]
 
     def own() -> Tensor:
-        return ours.delta_rule_runs(mixed, ba, weights, state, plan)
+        return delta_rule_runs(mixed, ba, weights, state, plan)
 
     state.zero_()
     got = own().clone()

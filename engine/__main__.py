@@ -135,7 +135,7 @@ def serve(
 @app.command()
 def perplexity(
     model: Model,
-    text: Annotated[Path, typer.Option(help="a UTF-8 text file to score")],
+    text: Annotated[Path, typer.Option(help="a UTF-8 text file to score, or conversations as .jsonl: their answers")],
     quant: Quant = "as-stored",
     reference: Annotated[str | None, typer.Option(help="a model to measure the divergence from")] = None,
     reference_quant: Annotated[str, typer.Option(help="level of the reference")] = "f32",
@@ -144,13 +144,13 @@ def perplexity(
     device: Device = None,
 ) -> None:
     """Print the perplexity over a text as JSON and, with --reference, the divergence from that model."""
-    from engine.measure.perplexity import perplexity as measure
+    from engine.measure.conversations import holds_conversations, score_file
 
-    content = _read_text(text)
-    limits = {"max_running": 1, "max_context": window, "prefix_cache": False}
+    context = None if holds_conversations(text) else window
+    limits = {"max_running": 1, "max_context": context, "prefix_cache": False}
     other = _load(reference, reference_quant, device, **limits) if reference is not None else None
     llm = _load(model, quant, device, tensor_parallel_size=tensor_parallel_size, **limits)
-    figures = measure(llm, content, window, other)
+    figures = score_file(llm, text, window, other)
     _print_json({"model": model, "quant": quant, "text": str(text), "reference": reference} | figures)
 
 
@@ -363,15 +363,6 @@ def _bytes(gib: float | None, option: str) -> int | None:
     if gib is not None and not 0 <= gib < 2**20:
         raise UserError(f"{option} {gib}: give GiB, 0 or more")
     return None if gib is None else int(gib * 2**30)
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--text {file}: {error.strerror}; give a UTF-8 text file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--text {file}: not UTF-8 at byte {error.start}; give a UTF-8 text file") from error
 
 
 def _print_json(figures: dict[str, Any]) -> None:

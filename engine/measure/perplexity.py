@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,32 +12,44 @@ from engine.errors import UserError
 from engine.llm import LLM
 
 
+@dataclass(frozen=True)
+class Passage:
+    """Token ids that are scored together: those whose entry in `counted` is true, but never the first."""
+
+    ids: Sequence[int]
+    counted: Sequence[bool]
+
+
 def perplexity(llm: LLM, text: str, window: int = 1024, reference: LLM | None = None) -> dict[str, Any]:
     """Perplexity of `llm` over `text`, and its divergence from `reference` when there is one.
 
     The text is cut into windows of `window` tokens; within each, every token but the first is predicted from those
-    before it. Returns `ppl` = exp(mean negative log-likelihood), `nll` (nats per token), `tokens` (predicted),
-    `bits_per_byte` (of the UTF-8 text predicted), `window`; with a reference also, per token, `kld_mean` and `kld_p99`
-    (Kullback-Leibler divergence of reference || llm, nats), `top1` (share of equal likeliest tokens) and
-    `reference_ppl`. UserError for a text of fewer than two tokens or a reference with another vocabulary.
+    before it. Beside the figures of `score`, `bits_per_byte` (of the UTF-8 text predicted) and `window`. UserError for
+    a text of fewer than two tokens or a reference with another vocabulary.
     """
     ids = llm.tokenizer.encode(text, special=False)
-    windows = list(_windows(ids, window))
+    windows = [Passage(part, [True] * len(part)) for part in _windows(ids, window)]
     if not windows:
         raise UserError("the text has fewer than two tokens; perplexity needs something to predict")
     if reference is not None and reference.tokenizer.encode(text, special=False) != ids:
         raise UserError("the reference has another tokenizer; divergence compares models of one vocabulary")
-    scores = [_score(llm, reference, part) for part in windows]
+    figures = score(llm, windows, reference)
+    predicted = len(llm.tokenizer.decode([i for part in windows for i in part.ids[1:]], special=True).encode())
+    bits = figures["nll"] * figures["tokens"] / math.log(2)
+    return figures | {"bits_per_byte": bits / predicted, "window": window}
+
+
+def score(llm: LLM, passages: Sequence[Passage], reference: LLM | None = None) -> dict[str, Any]:
+    """How well `llm` predicts the counted tokens of `passages`.
+
+    `ppl` = exp(mean negative log-likelihood), `nll` (nats per token), `tokens` (counted); with a reference also, per
+    token, `kld_mean` and `kld_p99` (Kullback-Leibler divergence of reference || llm, nats), `top1` (share of equal
+    likeliest tokens) and `reference_ppl`.
+    """
+    scores = [_score(llm, reference, passage) for passage in passages]
     losses = torch.cat([loss for loss, _ in scores]).double()
-    predicted = len(llm.tokenizer.decode([i for part in windows for i in part[1:]], special=True).encode())
     nll = losses.mean().item()
-    result: dict[str, Any] = {
-        "ppl": math.exp(nll),
-        "nll": nll,
-        "tokens": losses.numel(),
-        "bits_per_byte": losses.sum().item() / math.log(2) / predicted,
-        "window": window,
-    }
+    result: dict[str, Any] = {"ppl": math.exp(nll), "nll": nll, "tokens": losses.numel()}
     if reference is not None:
         result |= _divergence(torch.cat([part for _, part in scores if part is not None]))
     return result
@@ -51,17 +64,18 @@ def _windows(ids: Sequence[int], window: int) -> Iterator[Sequence[int]]:
             yield part
 
 
-def _score(llm: LLM, reference: LLM | None, ids: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-    """Losses [n - 1] in nats and, with a reference, rows [n - 1, 3] of divergence, agreement and reference loss."""
-    targets = torch.tensor(ids[1:])[:, None]
-    ours = _log_probabilities(llm, ids)
-    losses = -ours.gather(1, targets)[:, 0]
+def _score(llm: LLM, reference: LLM | None, passage: Passage) -> tuple[Tensor, Tensor | None]:
+    """Losses [n] in nats of the counted tokens and, with a reference, rows [n, 3] of divergence, agreement and
+    reference loss."""
+    targets, counted = torch.tensor(passage.ids[1:])[:, None], torch.tensor(passage.counted[1:])
+    ours = _log_probabilities(llm, passage.ids)
+    losses = -ours.gather(1, targets)[counted, 0]
     if reference is None:
         return losses, None
-    theirs = _log_probabilities(reference, ids)
+    theirs = _log_probabilities(reference, passage.ids)
     divergence = (theirs.exp() * (theirs - ours)).sum(-1)
     agreement = (theirs.argmax(-1) == ours.argmax(-1)).float()
-    return losses, torch.stack([divergence, agreement, -theirs.gather(1, targets)[:, 0]], dim=1)
+    return losses, torch.stack([divergence, agreement, -theirs.gather(1, targets)[:, 0]], dim=1)[counted]
 
 
 def _log_probabilities(llm: LLM, ids: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.errors import CheckpointError
 from engine.quant.formats import FP8_BLOCK, PLAIN, Packed, int4_group
 from engine.quant.gguf_blocks import BLOCK_TYPES
+from engine.quant.gguf_words import device_order, stored_order
 from engine.quant.linear import PackedExperts
 
 Tensors = dict[str, Tensor]
@@ -109,9 +110,16 @@ def _columns(format: str, tensors: Tensors, columns: range, whole: int, group: i
         "weight": lambda t: t[..., start:stop],
         "scale": lambda t: t if format == "int8" else t[..., start // FP8_BLOCK : -(-stop // FP8_BLOCK)],
         "scales_zeros": lambda t: t[..., start // group : stop // group, :, :],
-        "blocks": lambda t: t[..., start * t.shape[-1] // whole : stop * t.shape[-1] // whole],
+        "blocks": lambda t: _block_columns(t, format, columns, whole),
     }
     return {name: cuts[name](tensor).clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def _block_columns(blocks: Tensor, format: str, columns: range, whole: int) -> Tensor:
+    """Columns of blocks in their device's order, in the same order."""
+    stored = stored_order(blocks, format)
+    cut = stored[..., columns.start * stored.shape[-1] // whole : columns.stop * stored.shape[-1] // whole]
+    return cut if blocks.device.type == "cpu" else device_order(cut, format)
 
 
 def _check(what: str, part: range, whole: int, unit: int, format: str) -> None:

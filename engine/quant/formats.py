@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import CheckpointError, UserError
-from engine.quant import int4
+from engine.quant import gguf_words, int4
 from engine.quant.gguf_blocks import BLOCK_TYPES, expand
 
 Level = Literal["f32", "bf16", "fp8", "int8", "int4-fp8", "int4", "as-stored"]
@@ -36,7 +36,8 @@ class Packed:
     - int4: `codes` uint8 [out, in / 2] (see `engine.quant.int4`), `scales_zeros` bf16 [in / group, out, 2];
       w = (code - 8) * scale + zero, code 0 to 15.
     - fp8: `weight` float8_e4m3fn [out, in], `scale` float32 [ceil(out / 128), ceil(in / 128)]; w = weight * scale.
-    - a GGUF block type: `blocks` uint8 [out, row_bytes].
+    - a GGUF block type: `blocks` uint8 [out, row_bytes], on CPU as in files, elsewhere in words where those suit
+      the type and the width (see `engine.kernels.block_words`).
     - `A+B`: row parts in unlike formats, tensors named `0.x`, `1.x`, ...; if there is `order` int64 [out], row i of
       the matrix is row `order[i]` of the parts one after another.
 
@@ -59,7 +60,7 @@ class Packed:
     def to(self, device: str | torch.device) -> "Packed":
         """The same matrix on another device."""
         target = torch.device(device)
-        moved = {name: tensor.to(target) for name, tensor in self.tensors.items()}
+        moved = gguf_words.move(self.tensors, self.format, target)
         if self.format == "int4" and target.type != self.device.type:
             moved["codes"] = int4.pack_codes(int4.unpack_codes(self.tensors["codes"]).to(target))
         return replace(self, tensors=moved)
@@ -262,7 +263,8 @@ def _read_fp8(packed: Packed, rows: Tensor | None) -> Tensor:
 
 
 def _read_blocks(packed: Packed, rows: Tensor | None) -> Tensor:
-    return expand(_selected(packed.tensors["blocks"], rows), BLOCK_TYPES[packed.format])
+    blocks = gguf_words.stored_order(_selected(packed.tensors["blocks"], rows), packed.format)
+    return expand(blocks, BLOCK_TYPES[packed.format])
 
 
 def _selected(tensor: Tensor, rows: Tensor | None) -> Tensor:

@@ -106,18 +106,18 @@ def _q3_k(blocks: Tensor) -> Tensor:
     return (codes - 4 * absent).reshape(-1, 16, 16).float().mul_(step).reshape(-1, 256)
 
 
-def _six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and minimum of the 8 sub-blocks from 12 bytes: float32 [n, 8] each."""
+def six_bit_scales(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and minimum of the 8 sub-blocks of Q4_K and Q5_K from 12 bytes: uint8 [n, 8] each."""
     first, second, mixed = packed[:, :4], packed[:, 4:8], packed[:, 8:]
     scales = torch.cat([first & 63, (mixed & 15) | ((first >> 2) & 48)], dim=1)
     minima = torch.cat([second & 63, (mixed >> 4) | ((second >> 2) & 48)], dim=1)
-    return scales.float(), minima.float()
+    return scales, minima
 
 
 def _affine_sub_blocks(blocks: Tensor, values: Tensor) -> Tensor:
-    scales, minima = _six_bit_scales(blocks[:, 4:16])
-    step = (_half(blocks, 0) * scales).unsqueeze(-1)
-    least = (_half(blocks, 2) * minima).unsqueeze(-1)
+    scales, minima = six_bit_scales(blocks[:, 4:16])
+    step = (_half(blocks, 0) * scales.float()).unsqueeze(-1)
+    least = (_half(blocks, 2) * minima.float()).unsqueeze(-1)
     return values.reshape(-1, 8, 32).mul_(step).sub_(least).reshape(-1, 256)
 
 

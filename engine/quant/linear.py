@@ -1,7 +1,7 @@
 """A linear layer over a packed matrix: one matmul per format, chosen from a table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from engine.kernels.rows import take_rows
-from engine.quant import fp8_dynamic, whole
+from engine.quant import fp8_dynamic, gguf_words, whole
 from engine.quant.formats import PLAIN, ROW_BLOCK, Packed, dequantize, repack, row_parts, tile_rows
 from engine.quant.gguf_blocks import BLOCK_TYPES
 from engine.quant.gpu import gpu_kernels, gpu_matrix, takes
@@ -50,6 +50,8 @@ class QuantizedLinear:
 
     def rows(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Rows `ids` int64 [T] of W, as for an embedding lookup: [T, in] in `dtype`."""
+        if self.gpu is not None and self.packed.format in BLOCK_TYPES:
+            return whole.unpack(self.packed.format, {"blocks": self.packed.tensors["blocks"][ids]}, dtype)
         return dequantize(self.packed, ids).to(dtype)
 
     @property
@@ -99,7 +101,9 @@ class PackedExperts:
         target, own = torch.device(device), next(iter(self.tensors.values())).device
         if target.type == own.type and target.index in (None, own.index):
             return self
-        return stack_experts([self.expert_packed(index).to(device) for index in range(self.shape[0])])
+        if self.format == "int4":
+            return stack_experts([self.expert_packed(index).to(device) for index in range(self.shape[0])])
+        return replace(self, tensors=gguf_words.move(self.tensors, self.format, target))
 
 
 def _numbered(tensors: Mapping[str, Tensor], part: int) -> dict[str, Tensor]:

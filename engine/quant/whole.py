@@ -14,6 +14,8 @@ from torch.nn.functional import linear
 from engine.quant import int4
 from engine.quant.formats import FP8_BLOCK, PLAIN, ROW_BLOCK, Packed
 from engine.quant.gguf_blocks import BLOCK_TYPES, expand
+from engine.quant.gguf_words import in_words, stored_order
+from engine.quant.gpu import gpu_kernels
 
 WHOLE_BYTES = 256 << 20
 """Most bytes of a matrix that are unpacked at once."""
@@ -78,7 +80,15 @@ def _unpack_int4(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def _unpack_blocks(name: str) -> Callable[[Mapping[str, Tensor], torch.dtype], Tensor]:
-    return lambda tensors, dtype: expand(tensors["blocks"], BLOCK_TYPES[name]).to(dtype)
+    def unpacked(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        blocks = tensors["blocks"]
+        kernels = gpu_kernels("blocks") if blocks.device.type == "cuda" and in_words(blocks, name) else None
+        if kernels is None:
+            return expand(stored_order(blocks, name), BLOCK_TYPES[name]).to(dtype)
+        values: Tensor = kernels.unpack(blocks, name, dtype)
+        return values
+
+    return unpacked
 
 
 _UNPACKERS: Mapping[str, Callable[[Mapping[str, Tensor], torch.dtype], Tensor]] = MappingProxyType(

@@ -121,6 +121,12 @@ def choose_profile(name: str) -> Profile:
     return TextProfile() if name == "text" else ToolsProfile(name)
 
 
+def told_tools(profile: str) -> list[Message] | None:
+    """The tools that a profile's model is told of, None where there are none or an external agent brings its own."""
+    tools = None if profile == "external" else choose_profile(profile).tools
+    return None if tools is None else list(tools)
+
+
 def prompts_hash(profile: str) -> str:
     """sha256 (hex) of all that a profile says to the model, tool descriptions included: only equal runs compare."""
     if profile == "external":

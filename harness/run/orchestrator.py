@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from harness.agent.limit import Limit
+from harness.agent.profiles import told_tools
 from harness.config import LevelConfig, RunConfig
 from harness.endpoint import measure_quality
 from harness.errors import EndpointError
@@ -161,10 +162,11 @@ class Orchestrator:
         if not config.divergence:
             return
         baseline = self._store.paths.level(config.baseline or config.levels[0].name)
-        text = baseline.root / "transcripts.txt"
+        tools = told_tools(config.agent.profile)
+        text = baseline.root / "transcripts.jsonl"
         for level in config.levels:
             entry = self._store.record["levels"][level.name]
-            if entry.get("transcripts") is None and write_transcript(baseline, text):
+            if entry.get("transcripts") is None and write_transcript(baseline, text, tools):
                 self._progress.note(f"{level.name}: measuring the divergence on agents' transcripts")
                 log, reference = self._store.paths.level(level.name).log, self._find_reference(level)
                 entry["transcripts"] = await measure_quality(level, config, log, text, reference)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pynvml
 
+from harness.agent.model import Message
 from harness.agent.trajectory import Step, read_trajectory
 from harness.run.paths import LevelPaths
 from harness.run.store import write_text
@@ -60,25 +61,26 @@ def note_joules(entry: dict[str, Any], before: float | None) -> None:
         entry["joules"] = entry.get("joules", 0.0) + after - before
 
 
-def write_transcript(paths: LevelPaths, path: Path) -> bool:
-    """Write what the agents of a level read and wrote, at most `TRANSCRIPT_LIMIT` characters; False where nothing is.
+def write_transcript(paths: LevelPaths, path: Path, tools: Sequence[Message] | None) -> bool:
+    """Write the conversations of a level's agents, a JSON object a line, at most `TRANSCRIPT_LIMIT` characters of them.
 
-    Tasks share the limit evenly, in the order of their ids, so that no single one fills it.
+    Each is cut behind an answer so that tasks share the limit evenly, and no single one fills it; `tools` are those
+    that the model was told of. False where no answer fits.
     """
     files = sorted(paths.root.glob("instances/*/0/trajectory.json"))
-    texts = [_flatten(read_trajectory(file).messages) for file in files]
-    if not any(texts):
-        return False
-    share = TRANSCRIPT_LIMIT // len(texts)
-    write_text(path, "\n\n".join(text[:share] for text in texts if text))
-    return True
+    share = TRANSCRIPT_LIMIT // max(len(files), 1)
+    kept = [_cut(read_trajectory(file).messages, share) for file in files]
+    lines = [json.dumps({"messages": messages, "tools": tools}, ensure_ascii=False) for messages in kept if messages]
+    if lines:
+        write_text(path, "\n".join(lines) + "\n")
+    return bool(lines)
 
 
-def _flatten(messages: Sequence[dict[str, Any]]) -> str:
-    parts = []
-    for message in messages:
-        content = message.get("content")
-        parts.append(content if isinstance(content, str) else json.dumps(content) if content else "")
-        calls = message.get("tool_calls") or []
-        parts += [json.dumps(call.get("function", call), ensure_ascii=False) for call in calls]
-    return "\n".join(part for part in parts if part)
+def _cut(messages: Sequence[Message], share: int) -> Sequence[Message]:
+    """The longest beginning of at most `share` characters that ends with an answer."""
+    length, end = 0, 0
+    for number, message in enumerate(messages, start=1):
+        length += len(json.dumps(message, ensure_ascii=False))
+        if length <= share and message["role"] == "assistant":
+            end = number
+    return messages[:end]

@@ -8,7 +8,6 @@ exist inside, read-only; homes, sockets, data sets, results and the harness itse
 Each command gets a process namespace of its own, so ending it, by itself or by timeout, leaves no process behind.
 """
 
-import io
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tarfile
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -29,18 +27,16 @@ from harness.instances import Instance
 from harness.sandbox.base import DEFAULT_OUTPUT_LIMIT, OFFLINE, TESTBED, ExecResult
 from harness.sandbox.limits import Limits
 from harness.sandbox.output import CappedOutput
+from harness.sandbox.planting import HOME, pack_tree
 from harness.sandbox.supervise import GRACE, Finished, last_line, supervise
-from harness.tree import commit_tree, write_tree
 
 _JAIL = Path(__file__).resolve().parent / "jail.py"
 # Where the holder puts a copy of `_JAIL` inside the sandbox.
 _JAIL_INSIDE = "/.sandbox.py"
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_HOME = "/home"
 # A user id that no host account has: what a sandbox's root is outside, when the harness is root.
 _STRANGER = 2_000_000_000
-_GITCONFIG = "[user]\n\tname = sweq\n\temail = sweq@localhost\n"
 _NO_FILE, _A_FOLDER, _NOT_REGULAR = 100, 101, 102
 _READ = f"""
 [ -d "$1" ] && exit {_A_FOLDER}
@@ -182,7 +178,7 @@ class NamespaceFactory:
         if instance.tree is None:
             raise UserError(f"{instance.instance_id}: brings no tree along, so it needs Docker and its image")
         with tempfile.TemporaryDirectory(prefix="sweq-", ignore_cleanup_errors=True) as folder:
-            archive = _pack(instance, Path(folder) / "testbed")
+            archive = pack_tree(instance, Path(folder) / "testbed")
             root = Path(folder) / "root"
             root.mkdir()
             sandbox = _open(root, self._limits, self._folders)
@@ -258,35 +254,6 @@ def _hint() -> str:
     return ""
 
 
-def _pack(instance: Instance, folder: Path) -> bytes:
-    """The instance's tree, committed, and the sandbox's git identity as one tar archive with paths from the root."""
-    if isinstance(instance.tree, Mapping):
-        write_tree(instance.tree, folder)
-    elif instance.tree is not None and instance.tree.is_dir():
-        shutil.copytree(instance.tree, folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".git"))
-    else:
-        raise UserError(f"{instance.instance_id}: no folder at {instance.tree}: `tree` must be its base tree")
-    commit = commit_tree(folder)
-    if commit != instance.base_commit:
-        source = "its tree" if isinstance(instance.tree, Mapping) else instance.tree
-        raise UserError(
-            f"{instance.instance_id}: {source} gives commit {commit}, but base_commit is {instance.base_commit}"
-        )
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        archive.add(folder, arcname=TESTBED[1:], filter=_as_root)
-        entry = tarfile.TarInfo(f"{_HOME[1:]}/.gitconfig")
-        entry.size = len(_GITCONFIG)
-        archive.addfile(entry, io.BytesIO(_GITCONFIG.encode()))
-    return buffer.getvalue()
-
-
-def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    entry.uid = entry.gid = 0
-    entry.uname = entry.gname = ""
-    return entry
-
-
 def _owner() -> int:
     """The id that owns a sandbox's files, as seen by the holder."""
     return _STRANGER if os.geteuid() == 0 else 0
@@ -312,7 +279,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Nothing of the harness's own environment: it may hold keys."""
     base = {
         "PATH": f"{Path(sys.executable).parent}:{_PATH}",
-        "HOME": _HOME,
+        "HOME": HOME,
         "LANG": "C.UTF-8",
         "USER": "root",
         "TERM": "dumb",

@@ -18,9 +18,10 @@ from engine.kernels.triton.attention import (
     plan_mixed,
     plan_singles,
 )
-from engine.kernels.triton.delta_runs import delta_net_runs, plan_runs
+from engine.kernels.triton.delta_runs import delta_net_runs
 from engine.kernels.triton.delta_step import delta_net_step
 from engine.kernels.triton.norms import add_rms_norm, gated_rms_norm, rms_norm
+from engine.kernels.triton.run_plan import plan_runs
 from engine.kernels.triton_matrix.mixture import expert_stack, moe, moe_of_stack
 from engine.kernels.triton_matrix.routing import route
 

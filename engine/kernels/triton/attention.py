@@ -9,8 +9,8 @@ from torch import Tensor
 
 from engine.kernels.ops import HeadNorms, MixedNumbers
 from engine.kernels.triton.decode_attention import Singles, attend_singles
-from engine.kernels.triton.delta_runs import RunPlan
 from engine.kernels.triton.prefill_attention import Runs, attend_runs
+from engine.kernels.triton.run_plan import RunPlan
 from engine.kernels.triton_matrix.operands import early
 from engine.kernels.triton_matrix.tiles import await_inputs
 

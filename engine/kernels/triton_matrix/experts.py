@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engine.kernels.triton_matrix.blocks import is_block_type, row_products, row_words
 from engine.kernels.triton_matrix.choices import choice_products
 from engine.kernels.triton_matrix.operands import Operands, early, row_step
 from engine.kernels.triton_matrix.routing import sort_choices
@@ -24,12 +25,13 @@ DIRECT_TOKENS = 8
 
 @dataclass(frozen=True)
 class ExpertStack:
-    """`gate_up` [E, 2·N, K] and `down` [E, K, N] of one format, and the shared expert's [2·N, K] and [K, N] if any."""
+    """`gate_up` [E, 2·N, K] and `down` [E, K, N], each of any format, and the shared expert's likewise, if any."""
 
-    gate_up: Operands
+    gate_up: Operands  # [E, N, K] and gate alone, where there is `up`
     down: Operands
     shared_gate_up: Operands | None = None
     shared_down: Operands | None = None
+    up: Operands | None = None  # [E, N, K] of another block type than gate
 
     @property
     def inner(self) -> int:
@@ -46,7 +48,17 @@ class ExpertStack:
     @property
     def name(self) -> str:
         """As the tables of launch parameters know it."""
-        return f"{self.gate_up.format} {self.count}x{self.inner}x{self.hidden}"
+        formats = dict.fromkeys((self.gate_up.format, self.up_or_any.format, self.down.format))
+        return f"{'/'.join(formats)} {self.count}x{self.inner}x{self.hidden}"
+
+    @property
+    def split(self) -> str:
+        """The block type of `up`, or nothing."""
+        return "" if self.up is None else self.up.format
+
+    @property
+    def up_or_any(self) -> Operands:
+        return self.up or self.gate_up
 
     @property
     def shared_gate_up_or_any(self) -> Operands:
@@ -71,8 +83,9 @@ def _direct(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, sha
     inner = torch.empty((tokens * (choices + shares), stack.inner), dtype=x.dtype, device=x.device)
     tuned = choose("row_gate_up", stack.name, tokens)
     _row_gate_up_kernel[(triton.cdiv(stack.inner, tuned["BN"]), inner.shape[0])](
-        x, up.weight, up.scale, up.expert_weight, up.expert_scale, shared_up.weight, shared_up.scale, experts, inner,
-        tokens, choices, stack.inner, stack.hidden, up.format, up.step, row_step(stack.hidden), **tuned, **early(x),
+        x, up.weight, up.scale, up.expert_weight, up.expert_scale, shared_up.weight, shared_up.scale,
+        stack.up_or_any.weight, stack.up_or_any.expert_weight, experts, inner, tokens, choices, stack.inner,
+        stack.hidden, up.format, stack.split, up.step, row_step(stack.hidden), **tuned, **early(x),
     )  # fmt: skip
     output = torch.empty((tokens, stack.hidden), dtype=torch.float32, device=x.device)
     tuned = choose("row_down", stack.name, tokens)
@@ -87,9 +100,9 @@ def _direct(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, sha
 
 @triton.jit(do_not_specialize=["T"])
 def _row_gate_up_kernel(
-    x, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, inner,
-    T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
-    BK: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
+    x, w, s, expert_weight, expert_scale, shared_w, shared_s, split_w, split_weight, experts, inner,
+    T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, SPLIT: tl.constexpr,
+    GROUP: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     await_inputs(EARLY)
     row = tl.program_id(1)
@@ -98,6 +111,7 @@ def _row_gate_up_kernel(
         expert = tl.load(experts + row).to(tl.int64)
         w += expert * expert_weight
         s += expert * expert_scale
+        split_w += expert * split_weight
         x += row // TOP * K
     else:
         w, s = shared_w, shared_s
@@ -105,11 +119,22 @@ def _row_gate_up_kernel(
     at = tl.minimum(cols, N - 1)
     gate, up = tl.zeros((BN,), tl.float32), tl.zeros((BN,), tl.float32)
     for k in tl.static_range(0, K, BK):
-        gate_rows, gate_scale, gate_zero = load_rows(w, s, at, 2 * N, K, k, FORMAT, GROUP, BK)
-        up_rows, up_scale, up_zero = load_rows(w, s, N + at, 2 * N, K, k, FORMAT, GROUP, BK)
-        activations = tl.load(x + k + tl.arange(0, BK))
-        gate += row_terms(activations, gate_rows, gate_scale, gate_zero, FORMAT, GROUP, BN, BK)
-        up += row_terms(activations, up_rows, up_scale, up_zero, FORMAT, GROUP, BN, BK)
+        if is_block_type(FORMAT):
+            rows = w + (at * row_words(FORMAT, K))[None, :, None, None]
+            activations = x + tl.zeros((1, 1, 1, 1), tl.int32)
+            gate += tl.sum(row_products(activations, None, rows, None, k, K, FORMAT, BK), 0)
+            if SPLIT != "":
+                rows = split_w + (at * row_words(SPLIT, K))[None, :, None, None]
+                up += tl.sum(row_products(activations, None, rows, None, k, K, SPLIT, BK), 0)
+            else:
+                rows += N * row_words(FORMAT, K)
+                up += tl.sum(row_products(activations, None, rows, None, k, K, FORMAT, BK), 0)
+        else:
+            gate_rows, gate_scale, gate_zero = load_rows(w, s, at, 2 * N, K, k, FORMAT, GROUP, BK)
+            up_rows, up_scale, up_zero = load_rows(w, s, N + at, 2 * N, K, k, FORMAT, GROUP, BK)
+            activations = tl.load(x + k + tl.arange(0, BK))
+            gate += row_terms(activations, gate_rows, gate_scale, gate_zero, FORMAT, GROUP, BN, BK)
+            up += row_terms(activations, up_rows, up_scale, up_zero, FORMAT, GROUP, BN, BK)
     tl.store(inner + row.to(tl.int64) * N + cols, gate * tl.sigmoid(gate) * up, mask=cols < N)
 
 
@@ -119,7 +144,8 @@ def _row_down_kernel(
     output, T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, GROUP: tl.constexpr,
     BK: tl.constexpr, SHARED: tl.constexpr, BN: tl.constexpr, CHOICES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    ROW_BYTES: tl.constexpr = K // 2 if FORMAT == "int4" else K * w.dtype.element_ty.primitive_bitwidth // 8
+    HALF: tl.constexpr = FORMAT == "int4" or is_block_type(FORMAT)
+    ROW_BYTES: tl.constexpr = K // 2 if HALF else K * w.dtype.element_ty.primitive_bitwidth // 8
     token = tl.program_id(1).to(tl.int64)
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
     at = tl.minimum(cols, N - 1)
@@ -160,8 +186,8 @@ def by_expert(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, s
     tuned = choose("gate_up", stack.name, tokens)
     _gate_up_kernel[(triton.cdiv(stack.inner, tuned["BN"] // 2), tiles)](
         x, up.weight, up.scale, up.expert_weight, up.expert_scale, shared_up.weight, shared_up.scale,
-        experts, order, starts, inner,
-        tokens, choices, stack.inner, stack.hidden, up.format, up.step, BM, **tuned, **early(x),
+        stack.up_or_any.weight, stack.up_or_any.expert_weight, experts, order, starts, inner,
+        tokens, choices, stack.inner, stack.hidden, up.format, stack.split, up.step, BM, **tuned, **early(x),
     )  # fmt: skip
     terms = torch.empty((rows, stack.hidden), dtype=torch.float32, device=x.device)
     tuned = choose("down", stack.name, tokens)
@@ -198,9 +224,9 @@ def _own_rows(tile, experts, order, starts, T, TOP: tl.constexpr, BM: tl.constex
 
 @triton.jit(do_not_specialize=["T"])
 def _gate_up_kernel(
-    x, w, s, expert_weight, expert_scale, shared_w, shared_s, experts, order, starts, inner,
-    T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, BK: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
+    x, w, s, expert_weight, expert_scale, shared_w, shared_s, split_w, split_weight, experts, order, starts, inner,
+    T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, SPLIT: tl.constexpr,
+    BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     await_inputs(EARLY)
     expert, choices, exist = _own_rows(tl.program_id(1), experts, order, starts, T, TOP, BM)
@@ -213,11 +239,8 @@ def _gate_up_kernel(
     else:
         w, s = shared_w, shared_s
         rows = choices - T * TOP
-    # Gate and up rows by turns, so that a pair meets in one thread.
-    lanes = tl.arange(0, BN)
-    cols = tl.minimum(tl.program_id(0) * (BN // 2) + lanes // 2, N - 1) + lanes % 2 * N
-    acc = product(x, rows, exist, w, s, cols, 2 * N, K, FORMAT, BM, BN, BK)
-    gate, up = tl.split(tl.reshape(acc, (BM, BN // 2, 2)))
+    split_w += expert * split_weight
+    gate, up = gate_and_up(x, rows, exist, w, s, split_w, N, K, FORMAT, SPLIT, BM, BN, BK)
     at = tl.program_id(0) * (BN // 2) + tl.arange(0, BN // 2)
     out = inner + choices[:, None] * N + at[None, :]
     tl.store(out, gate * tl.sigmoid(gate) * up, mask=exist[:, None] & (at < N)[None, :])
@@ -241,6 +264,25 @@ def _down_kernel(
     cols = tl.program_id(0) * BN + tl.arange(0, BN)
     acc = product(inner, choices, exist, w, s, tl.minimum(cols, N - 1), N, K, FORMAT, BM, BN, BK)
     tl.store(terms + choices[:, None] * N + cols[None, :], acc, mask=exist[:, None] & (cols < N)[None, :])
+
+
+@triton.jit
+def gate_and_up(
+    x, rows, exist, w, s, split_w, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, SPLIT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """Float32 [BM, BN / 2] each, of program_id(0)'s inner columns: see `tiles.product`."""
+    if SPLIT != "":
+        cols = tl.minimum(tl.program_id(0) * (BN // 2) + tl.arange(0, BN // 2), N - 1)
+        gate = product(x, rows, exist, w, s, cols, N, K, FORMAT, BM, BN // 2, BK)
+        up = product(x, rows, exist, split_w, s, cols, N, K, SPLIT, BM, BN // 2, BK)
+    else:
+        # Gate and up rows by turns, so that a pair meets in one thread.
+        lanes = tl.arange(0, BN)
+        cols = tl.minimum(tl.program_id(0) * (BN // 2) + lanes // 2, N - 1) + lanes % 2 * N
+        acc = product(x, rows, exist, w, s, cols, 2 * N, K, FORMAT, BM, BN, BK)
+        gate, up = tl.split(tl.reshape(acc, (BM, BN // 2, 2)))
+    return gate, up
 
 
 def add_terms(terms: Tensor, weights: Tensor, shared_weight: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.triton_matrix.activations import quantize, scaled_codes
-from engine.kernels.triton_matrix.experts import ExpertStack, add_terms
+from engine.kernels.triton_matrix.experts import ExpertStack, add_terms, gate_and_up
 from engine.kernels.triton_matrix.routing import sort_choices, tile_table
 from engine.kernels.triton_matrix.tables import choose
 from engine.kernels.triton_matrix.tiles import product
@@ -26,7 +26,8 @@ def moe(x: Tensor, stack: ExpertStack, weights: Tensor, experts: Tensor, shared_
     order, starts = sort_choices(experts.int(), stack.count)
     rows = tokens * choices + tokens * (shared_weight is not None)
     terms = torch.empty((rows, stack.hidden), dtype=x.dtype, device=x.device)
-    run = _fp8 if stack.gate_up.format == "fp8" and stack.inner % 128 == 0 else _weight_only
+    formats = {stack.gate_up.format, stack.down.format}
+    run = _fp8 if formats == {"fp8"} and stack.inner % 128 == 0 else _weight_only
     run(x, stack, order, starts, terms, choices)
     return add_terms(terms, weights, shared_weight)
 
@@ -62,7 +63,8 @@ def _weight_only(x: Tensor, stack: ExpertStack, order: Tensor, starts: Tensor, t
     table, shared = _tiles(starts, tuned["BM"], tokens, rows, choices)
     _gate_up_kernel[(triton.cdiv(stack.inner, tuned["BN"] // 2), shared + table.shape[0])](
         x, up.weight, up.scale, up.expert_weight, up.expert_scale, shared_up.weight, shared_up.scale,
-        table, shared, order, starts, inner, tokens, choices, stack.inner, stack.hidden, up.format, up.step, **tuned,
+        stack.up_or_any.weight, stack.up_or_any.expert_weight, table, shared, order, starts, inner,
+        tokens, choices, stack.inner, stack.hidden, up.format, stack.split, up.step, **tuned,
     )  # fmt: skip
     tuned = choose("many_down", stack.name, tokens)
     table, shared = _tiles(starts, tuned["BM"], tokens, rows, choices)
@@ -181,9 +183,9 @@ def _fp8_down_kernel(
 
 @triton.jit(do_not_specialize=["T", "SHARED_TILES"])
 def _gate_up_kernel(
-    x, w, s, expert_weight, expert_scale, shared_w, shared_s, table, SHARED_TILES, order, starts, inner,
-    T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr, BK: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    x, w, s, expert_weight, expert_scale, shared_w, shared_s, split_w, split_weight, table, SHARED_TILES,
+    order, starts, inner, T, TOP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, FORMAT: tl.constexpr,
+    SPLIT: tl.constexpr, BK: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     expert, choices, tokens, exist = _own_rows(tl.program_id(1), table, SHARED_TILES, order, starts, T, TOP, BM)
     if expert == -2:
@@ -193,10 +195,8 @@ def _gate_up_kernel(
         s += expert * expert_scale
     else:
         w, s = shared_w, shared_s
-    lanes = tl.arange(0, BN)
-    cols = tl.minimum(tl.program_id(0) * (BN // 2) + lanes // 2, N - 1) + lanes % 2 * N
-    acc = product(x, tokens, exist, w, s, cols, 2 * N, K, FORMAT, BM, BN, BK)
-    gate, up = tl.split(tl.reshape(acc, (BM, BN // 2, 2)))
+    split_w += expert * split_weight
+    gate, up = gate_and_up(x, tokens, exist, w, s, split_w, N, K, FORMAT, SPLIT, BM, BN, BK)
     at = tl.program_id(0) * (BN // 2) + tl.arange(0, BN // 2)
     out = inner + choices[:, None] * N + at[None, :]
     tl.store(out, gate * tl.sigmoid(gate) * up, mask=exist[:, None] & (at < N)[None, :])

@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from engine.kernels.triton_matrix.arrivals import is_last, zeroed_counters
+from engine.kernels.triton_matrix.blocks import UNIT_WORDS, is_block_type, row_products, row_words, unit_columns
 from engine.kernels.triton_matrix.operands import Operands, early, row_step
 from engine.kernels.triton_matrix.tables import choose
 from engine.kernels.triton_matrix.tiles import await_inputs, load_rows, prefetch, product, row_terms
@@ -81,15 +82,25 @@ def _row_kernel(
 ):  # fmt: skip
     cols = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     tokens = tl.arange(0, TOKENS)
+    at = tl.minimum(cols, N - 1)
     acc = tl.zeros((TOKENS, BN), tl.float32)
-    for k in tl.static_range(0, K, BK):
-        weights, scale, zero = load_rows(w, s, tl.minimum(cols, N - 1), N, K, k, FORMAT, GROUP, BK)
-        if k == 0:
-            await_inputs(EARLY)
-        for token in tl.static_range(TOKENS):
-            row = tl.load(x + tl.minimum(token, T - 1) * K + k + tl.arange(0, BK))
-            terms = row_terms(row, weights, scale, zero, FORMAT, GROUP, BN, BK)
-            acc += tl.where(tokens[:, None] == token, terms[None, :], 0.0)
+    if is_block_type(FORMAT):
+        if EARLY:
+            prefetch(w, at, K, FORMAT, K // 2)
+        await_inputs(EARLY)
+        activations = x + (tl.minimum(tokens, T - 1) * K)[:, None, None, None]
+        rows = w + (at * row_words(FORMAT, K))[None, :, None, None]
+        for k in tl.static_range(0, K, BK):
+            acc += row_products(activations, None, rows, None, k, K, FORMAT, BK)
+    else:
+        for k in tl.static_range(0, K, BK):
+            weights, scale, zero = load_rows(w, s, at, N, K, k, FORMAT, GROUP, BK)
+            if k == 0:
+                await_inputs(EARLY)
+            for token in tl.static_range(TOKENS):
+                row = tl.load(x + tl.minimum(token, T - 1) * K + k + tl.arange(0, BK))
+                terms = row_terms(row, weights, scale, zero, FORMAT, GROUP, BN, BK)
+                acc += tl.where(tokens[:, None] == token, terms[None, :], 0.0)
     tl.store(y + tokens[:, None] * N + cols[None, :], acc, mask=(tokens < T)[:, None] & (cols < N)[None, :])
 
 
@@ -117,7 +128,10 @@ def _kernel(
     COLUMNS: tl.constexpr = K // SPLITS
     first = tl.program_id(2) * COLUMNS
     if EARLY:  # what the first steps of the loop take
-        prefetch(w + (first // 2 if FORMAT == "int4" else first), at, K, FORMAT, 1024)
+        if is_block_type(FORMAT):
+            prefetch(w + first // unit_columns(FORMAT) * UNIT_WORDS, at, K, FORMAT, 1024)
+        else:
+            prefetch(w + (first // 2 if FORMAT == "int4" else first), at, K, FORMAT, 1024)
     await_inputs(EARLY)
     acc = product(x, rows, rows < T, w, s, at, N, K, FORMAT, BM, BN, BK, first, COLUMNS)
     place, valid = rows[:, None] * N + cols[None, :], (rows < T)[:, None] & (cols < N)[None, :]

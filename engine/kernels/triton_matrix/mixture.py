@@ -8,7 +8,7 @@ from engine.kernels.reference_moe import Experts
 from engine.kernels.triton_matrix import experts as few
 from engine.kernels.triton_matrix import grouped as many
 from engine.kernels.triton_matrix.experts import ExpertStack
-from engine.kernels.triton_matrix.operands import operands
+from engine.kernels.triton_matrix.operands import halves, operands
 
 FEW_TOKENS = 256
 """Tokens up to which most of an expert's tile of 16 stays empty, so that wider tiles gain nothing."""
@@ -30,6 +30,9 @@ def expert_stack(
     Arguments are `operands.Stored`: stacks [E, 2·N, K] and [E, K, N], and the shared expert's [2·N, K] and [K, N] if it
     is to take part, which it can in the experts' own shape and format.
     """
+    parts, own_down = halves(gate_up), operands(down)
+    if parts is not None and own_down is not None and shared_gate_up is None and shared_down is None:
+        return ExpertStack(parts[0], own_down, up=parts[1])
     matrices = [operands(stored) for stored in (gate_up, down)]
     shared = [operands(stored) for stored in (shared_gate_up, shared_down) if stored is not None]
     known = [matrix for matrix in matrices + shared if matrix is not None]

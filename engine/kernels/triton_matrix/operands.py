@@ -7,9 +7,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from engine.kernels.block_words import WORDS
+
 FORMATS = ("bf16", "fp8", "int8", "int4")
+"""Formats of our own; the kernels take the GGUF block types of `engine.kernels.block_words` too."""
+
 STEP = 128
-"""Columns that a kernel takes at a time, but for int4, where it takes a group."""
+"""Columns that a kernel takes at a time, but for int4, where it takes a group, and blocks, where it takes a unit."""
 
 
 @runtime_checkable
@@ -45,6 +49,8 @@ class Operands:
 
 def operands(stored: object) -> Operands | None:
     """None where the kernels do not know the format, or the width is no multiple of a step."""
+    if isinstance(stored, Stored) and stored.format in WORDS:
+        return _block_operands(stored.format, stored.shape, stored.tensors["blocks"])
     if not isinstance(stored, Stored) or stored.format not in FORMATS:
         return None
     tensors, (out, columns) = stored.tensors, stored.shape[-2:]
@@ -56,6 +62,31 @@ def operands(stored: object) -> Operands | None:
     stacked = len(stored.shape) == 3
     strides = (weight.stride(0), scale.stride(0)) if stacked else (0, 0)
     return Operands(stored.format, out, columns, weight, scale, step, *strides)
+
+
+def _block_operands(format: str, shape: tuple[int, ...], blocks: Tensor) -> Operands | None:
+    """Blocks in words, whose scales lie behind the codes of each row."""
+    (out, columns), words = shape[-2:], WORDS[format]
+    if columns % words.columns or blocks.shape[-1] != words.row_bytes(columns):
+        return None
+    if not blocks.is_contiguous() or blocks.data_ptr() % 4:
+        return None
+    weight = blocks.view(torch.int32)
+    strides = (weight.stride(0), weight.stride(0)) if len(shape) == 3 else (0, 0)
+    return Operands(format, out, columns, weight, weight, words.columns, *strides)
+
+
+def halves(stored: object) -> tuple[Operands, Operands] | None:
+    """Gate and up where a stack has them in two block types, as `A+B` (see `engine.quant.formats.Packed`)."""
+    if not isinstance(stored, Stored) or stored.format.count("+") != 1 or "order" in stored.tensors:
+        return None
+    known: list[Operands] = []
+    for index, format in enumerate(stored.format.split("+")):
+        blocks = stored.tensors.get(f"{index}.blocks")
+        if format in WORDS and blocks is not None and 2 * blocks.shape[-2] == stored.shape[-2]:
+            half = _block_operands(format, (*blocks.shape[:-1], stored.shape[-1]), blocks)
+            known += [] if half is None else [half]
+    return (known[0], known[1]) if len(known) == 2 else None
 
 
 def row_step(columns: int) -> int:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from engine.kernels.block_words import WORDS
+
 Launch = Mapping[str, int]
 """Tile sizes by the name of the kernel's argument, `num_warps` and `num_stages`."""
 
@@ -32,12 +34,24 @@ DEFAULTS: Mapping[str, Launch] = MappingProxyType(
     }
 )
 
+BLOCK_DEFAULTS: Mapping[str, Launch] = MappingProxyType(
+    {
+        "linear": {"BN": 64, "num_warps": 4, "num_stages": 3},
+        "gate_up": {"BN": 64, "num_warps": 4, "num_stages": 3},
+        "down": {"BN": 64, "num_warps": 4, "num_stages": 3},
+    }
+)
+"""Of GGUF block types: 16 rows for each warp, so that none unpacks what another does too."""
+
 
 def choose(kernel: str, matrix: str, tokens: int) -> Launch:
     """The parameters measured for the least number of tokens that is at least `tokens`, else the default."""
     measured = _table().get(kernel, {}).get(matrix, {})
     fitting = [int(count) for count in measured if int(count) >= tokens]
-    return measured[str(min(fitting))] if fitting else DEFAULTS[kernel]
+    if fitting:
+        return measured[str(min(fitting))]
+    blocks = matrix.split()[0].split("/")[0] in WORDS
+    return BLOCK_DEFAULTS.get(kernel, DEFAULTS[kernel]) if blocks else DEFAULTS[kernel]
 
 
 @cache

@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from engine.kernels.triton_matrix.blocks import is_block_type, row_words, tile_product
+
 SCALE_BLOCK = tl.constexpr(128)
 """Rows and columns of the blocks that share an FP8 scale."""
 
@@ -35,7 +37,7 @@ def prefetch(w, cols, K: tl.constexpr, FORMAT: tl.constexpr, BYTES: tl.constexpr
 
     `w` is a pointer, or one for each of `cols`.
     """
-    ROW: tl.constexpr = K // 2 if FORMAT == "int4" else K
+    ROW: tl.constexpr = row_words(FORMAT, K) if is_block_type(FORMAT) else K // 2 if FORMAT == "int4" else K
     LINES: tl.constexpr = max(BYTES // 128 & -(BYTES // 128), 1)
     LINE: tl.constexpr = 1024 // w.dtype.element_ty.primitive_bitwidth  # elements of a cache line of 128 bytes
     lines = (w + cols * ROW)[:, None] + (tl.arange(0, LINES) * LINE)[None, :]
@@ -129,20 +131,23 @@ def product(
     Zeros where a row does not `exist` [BM]. `BK` columns a step, which have one scale: 128 for FP8, the group for int4.
     Of the columns, `COLUMNS` from `first` on, or all.
     """
-    acc = tl.zeros((BM, BN), tl.float32)
-    for step in tl.range(0, COLUMNS if COLUMNS else K, BK):
-        k = first + step
-        if FORMAT == "int4":
-            acc += _int4_product(x, rows, exist, w, s, cols, N, K, k, BK)
-        else:
-            at = rows[:, None] * K + (k + tl.arange(0, BK))[None, :]
-            activations = tl.load(x + at, mask=exist[:, None], other=0.0)
-            weights = tl.load(w + cols[None, :] * K + (k + tl.arange(0, BK))[:, None])
-            part = tl.dot(activations, widened(weights, activations.dtype))
-            if FORMAT == "fp8":
-                scale = tl.load(s + cols // SCALE_BLOCK * (K // SCALE_BLOCK) + k // SCALE_BLOCK)
-                part *= scale[None, :]
-            acc += part
+    if is_block_type(FORMAT):
+        acc = tile_product(x, rows, exist, w, cols, K, FORMAT, BM, BN, first, COLUMNS if COLUMNS else K)
+    else:
+        acc = tl.zeros((BM, BN), tl.float32)
+        for step in tl.range(0, COLUMNS if COLUMNS else K, BK):
+            k = first + step
+            if FORMAT == "int4":
+                acc += _int4_product(x, rows, exist, w, s, cols, N, K, k, BK)
+            else:
+                at = rows[:, None] * K + (k + tl.arange(0, BK))[None, :]
+                activations = tl.load(x + at, mask=exist[:, None], other=0.0)
+                weights = tl.load(w + cols[None, :] * K + (k + tl.arange(0, BK))[:, None])
+                part = tl.dot(activations, widened(weights, activations.dtype))
+                if FORMAT == "fp8":
+                    scale = tl.load(s + cols // SCALE_BLOCK * (K // SCALE_BLOCK) + k // SCALE_BLOCK)
+                    part *= scale[None, :]
+                acc += part
     if FORMAT == "int8":
         acc *= tl.load(s + cols).to(tl.float32)[None, :]
     return acc

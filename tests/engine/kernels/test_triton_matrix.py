@@ -17,13 +17,17 @@ if not GPU and os.environ.get("TRITON_INTERPRET") != "1":
 pytest.importorskip("triton")
 
 from engine.kernels import reference  # noqa: E402
-from engine.kernels.triton_matrix import activations, grouped, linear, routing, tables  # noqa: E402
+from engine.kernels.block_words import WORDS  # noqa: E402
+from engine.kernels.triton_matrix import activations, blocks, grouped, linear, routing, tables  # noqa: E402
 from engine.kernels.triton_matrix import experts as few  # noqa: E402
 from engine.kernels.triton_matrix.mixture import expert_stack  # noqa: E402
 from engine.kernels.triton_matrix.operands import FORMATS, operands  # noqa: E402
 from engine.quant import int4  # noqa: E402
+from engine.quant.cut import cut_columns  # noqa: E402
 from engine.quant.formats import Packed, dequantize, pack  # noqa: E402
-from engine.quant.linear import PackedExperts, stack_experts  # noqa: E402
+from engine.quant.gguf_blocks import BLOCK_TYPES, expand  # noqa: E402
+from engine.quant.gguf_words import device_order  # noqa: E402
+from engine.quant.linear import PackedExperts, QuantizedLinear, join_experts, stack_experts  # noqa: E402
 
 DEVICE, DTYPE = ("cuda", torch.bfloat16) if GPU else ("cpu", torch.float32)
 EXPERTS, TOP, HIDDEN, INNER = (64, 10, 2048, 512) if GPU else (5, 2, 256, 128)
@@ -33,7 +37,13 @@ FP8_TOLERANCE = 6e-2
 
 on_gpu = pytest.mark.gpu
 sizes = pytest.mark.parametrize("tokens", [1, 3, 17, 100] if GPU else [1, 3])
-formats = pytest.mark.parametrize("format", FORMATS)
+formats = pytest.mark.parametrize("format", [*FORMATS, *WORDS])
+MIXTURES = [(format, n) for format in (*FORMATS, *WORDS) for n in ([1, 3, 17, 100] if GPU else [1, 3])]
+MIXTURES = [(format, n) for format, n in MIXTURES if GPU or format not in WORDS or n == 3]
+HALVES = {"Q4_0": (0,), "Q8_0": (0,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+"""Where the float16 of a block are."""
+SIZES = {"Q4_0": 5, "Q8_0": 74, "Q4_K": 280, "Q5_K": 570, "Q6_K": 1370}
+"""About what random blocks hold where these are 1."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +67,23 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", filled)
 
 
+def random_blocks(rows: int, columns: int, format: str) -> Tensor:
+    """Rows of blocks as in a file: any bytes, but scales that make weights of about columns^-1/2."""
+    kind = BLOCK_TYPES[format]
+    blocks = torch.randint(0, 256, (rows, columns // kind.width, kind.bytes), dtype=torch.uint8)
+    for start in HALVES[format]:
+        halves = (torch.rand(blocks.shape[:2]) + 0.5) * torch.randn(blocks.shape[:2]).sign()
+        scaled = (halves * columns**-0.5 / SIZES[format]).half().unsqueeze(-1)
+        blocks[:, :, start : start + 2] = scaled.view(torch.uint8)
+    return blocks.flatten(1)
+
+
 def packed(rows: int, columns: int, format: str) -> tuple[Packed, Tensor]:
     """A matrix as a GPU holds it, and its values in float64."""
+    if format in WORDS:
+        blocks = random_blocks(rows, columns, format)
+        words = {"blocks": device_order(blocks.to(DEVICE), format)}
+        return Packed(format, (rows, columns), words), expand(blocks, BLOCK_TYPES[format]).to(DEVICE).double()
     made = pack(torch.randn(rows, columns, device=DEVICE) * columns**-0.5, format)
     values = dequantize(made).double()
     if format == "int4" and not GPU:
@@ -140,10 +165,9 @@ class Mixture:
     """Experts, a shared one and a routing, with the sum that they must give in float64."""
 
     def __init__(self, format: str, tokens: int) -> None:
-        ups, downs = (
-            [packed(rows, columns, format) for _ in range(EXPERTS + 1)]
-            for rows, columns in ((2 * INNER, HIDDEN), (HIDDEN, INNER))
-        )
+        inner = 256 if format in WORDS and not GPU else INNER  # a whole unit
+        ups = [packed(2 * inner, HIDDEN, format) for _ in range(EXPERTS + 1)]
+        downs = [packed(HIDDEN, inner, format) for _ in range(EXPERTS + 1)]
         self.stacks: tuple[PackedExperts, PackedExperts] = (
             stack_experts([one for one, _ in ups[:EXPERTS]]),
             stack_experts([one for one, _ in downs[:EXPERTS]]),
@@ -169,8 +193,36 @@ class Mixture:
         return (F.silu(gate) * up) @ down_values.t()
 
 
-@formats
-@sizes
+@pytest.mark.parametrize("format", WORDS)
+def test_blocks_are_unpacked_exactly(format: str) -> None:
+    stored = random_blocks(2 * 5, 5 * 256, format).reshape(2, 5, -1)
+    words = device_order(stored.to(DEVICE), format)
+    want = expand(stored, BLOCK_TYPES[format])
+    for dtype in (torch.float32, torch.bfloat16) if GPU else (torch.float32,):
+        assert torch.equal(blocks.unpack(words, format, dtype).cpu(), want.to(dtype))
+
+
+@pytest.mark.parametrize("tokens", [1, 17, 300] if GPU else [3])
+def test_experts_of_unlike_block_types(tokens: int) -> None:
+    """Gate, up and down each in a type of its own, as files that mix them have it."""
+    kinds, inner = ("Q4_K", "Q6_K", "Q8_0"), 512 if GPU else 256
+    shapes = ((inner, HIDDEN), (inner, HIDDEN), (HIDDEN, inner))
+    made = [[packed(*shape, kind) for _ in range(4)] for kind, shape in zip(kinds, shapes, strict=True)]
+    gate, up, down = (stack_experts([matrix for matrix, _ in part]) for part in made)
+    stack = expert_stack(join_experts([gate, up]), down)
+    assert stack is not None
+    assert stack.split == "Q6_K"
+    x = torch.randn(tokens, HIDDEN, device=DEVICE, dtype=DTYPE)
+    weights, experts = reference.route(torch.randn(tokens, 4, device=DEVICE), 2, True)
+    values = [torch.stack([value for _, value in part]) for part in made]
+    inner_values = F.silu(x.double() @ values[0].mT) * (x.double() @ values[1].mT)
+    every = (inner_values @ values[2].mT).transpose(0, 1)  # [T, 4, HIDDEN]
+    want = (every.gather(1, experts.unsqueeze(2).expand(-1, -1, HIDDEN)) * weights.unsqueeze(2)).sum(1)
+    for run in (few.moe, few.by_expert, grouped.moe):
+        assert error(run(x, stack, weights, experts, None), want) < TOLERANCE
+
+
+@pytest.mark.parametrize(("format", "tokens"), MIXTURES)
 def test_experts(format: str, tokens: int) -> None:
     made = Mixture(format, tokens)
     alone, joint = expert_stack(*made.stacks), expert_stack(*made.stacks, *made.shared)
@@ -197,10 +249,11 @@ def test_fp8_tiles_of_few_and_of_many_tokens(rows: int, monkeypatch: pytest.Monk
 
 @on_gpu
 @pytest.mark.skipif(not GPU, reason="no CUDA device")
+@pytest.mark.parametrize("format", ["fp8", "Q4_K"])
 @pytest.mark.parametrize("tokens", [1, 8, 300])
-def test_experts_in_a_graph(tokens: int) -> None:
+def test_experts_in_a_graph(format: str, tokens: int) -> None:
     """A captured mixture follows new contents of its inputs."""
-    made = Mixture("fp8", tokens)
+    made = Mixture(format, tokens)
     stack = expert_stack(*made.stacks, *made.shared)
     assert stack is not None
     run = few.moe if tokens < 300 else grouped.moe
@@ -213,4 +266,27 @@ def test_experts_in_a_graph(tokens: int) -> None:
     experts.copy_(made.experts)
     graph.replay()
     assert torch.equal(got, run(made.x, stack, made.weights, made.experts, made.logit))
-    assert error(got, made.whole) < (TOLERANCE if tokens < 300 else FP8_TOLERANCE)
+    assert error(got, made.whole) < (TOLERANCE if tokens < 300 or format != "fp8" else FP8_TOLERANCE)
+
+
+@on_gpu
+@pytest.mark.skipif(not GPU, reason="no CUDA device")
+@pytest.mark.parametrize("format", WORDS)
+def test_layers_of_blocks_on_a_gpu(format: str) -> None:
+    """Read as a file has them, moved, multiplied by any number of tokens, looked up, cut, and moved back."""
+    stored = Packed(format, (384, 1024), {"blocks": random_blocks(384, 1024, format)})
+    values, moved = dequantize(stored), stored.to("cuda")
+    assert torch.equal(dequantize(moved).cpu(), values)
+    assert torch.equal(moved.to("cpu").tensors["blocks"], stored.tensors["blocks"])
+    layer = QuantizedLinear(moved)
+    assert layer.gpu is not None
+    ids = torch.tensor([3, 0, 383], device="cuda")
+    assert torch.equal(layer.rows(ids, torch.float32).cpu(), values[ids.cpu()])
+    for tokens in (1, 2, 16, 64, 200):
+        x = torch.randn(tokens, 1024, device="cuda", dtype=torch.bfloat16)
+        assert error(layer(x), x.double() @ values.double().t().cuda()) < TOLERANCE
+    part = cut_columns(moved, range(256, 768))
+    assert torch.equal(dequantize(part).cpu(), values[:, 256:768])
+    experts = PackedExperts(format, (3, 128, 1024), {"blocks": stored.tensors["blocks"].reshape(3, 128, -1)})
+    chosen = experts.to("cuda").gather(torch.tensor([2, 0], device="cuda"), torch.float32)
+    assert torch.equal(chosen.cpu(), values.reshape(3, 128, -1)[[2, 0]])

@@ -1,5 +1,7 @@
 """What is noted of a level beside its tasks."""
 
+import json
+
 import pytest
 
 from harness.agent.model import Usage
@@ -37,22 +39,29 @@ def test_joules_are_noted_only_where_both_readings_are_known(monkeypatch):
     assert entry == {"joules": 60.0}
 
 
-@pytest.mark.parametrize("limit", [40, 10_000])
+@pytest.mark.parametrize("limit", [500, 10_000])
 def test_transcripts_share_the_limit(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(quality, "TRANSCRIPT_LIMIT", limit)
     paths = LevelPaths(tmp_path)
-    assert not quality.write_transcript(paths, tmp_path / "text")
+    assert not quality.write_transcript(paths, tmp_path / "text", None)
     for name in ("a", "b"):
-        call = {"function": {"name": "bash", "arguments": "{}"}}
-        messages = [
-            {"role": "user", "content": name * 50},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-        ]
+        answer = {"role": "assistant", "content": name * 50}
+        messages = [{"role": "user", "content": "?"}, answer, {"role": "user", "content": "more"}, answer, answer]
         task = paths.task(name)
         task.root.mkdir(parents=True)
         Trajectory({}, messages).write(task.trajectory)
-    assert quality.write_transcript(paths, tmp_path / "text")
-    text = (tmp_path / "text").read_text()
-    assert text.count("a" * 20) == text.count("b" * 20) >= 1
-    assert len(text) <= limit + 2
-    assert ('"name": "bash"' in text) == (limit > 40)
+    assert quality.write_transcript(paths, tmp_path / "text", [{"type": "function"}])
+    first, second = (json.loads(line) for line in (tmp_path / "text").read_text().splitlines())
+    assert first["tools"] == [{"type": "function"}]
+    assert [m["role"] for m in first["messages"]] == [m["role"] for m in second["messages"]]
+    assert len(first["messages"]) == (4 if limit == 500 else 5)
+    assert first["messages"][-1] == {"role": "assistant", "content": "a" * 50}
+
+
+def test_a_transcript_without_room_for_an_answer_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "TRANSCRIPT_LIMIT", 30)
+    paths = LevelPaths(tmp_path)
+    task = paths.task("a")
+    task.root.mkdir(parents=True)
+    Trajectory({}, [{"role": "assistant", "content": "x" * 50}]).write(task.trajectory)
+    assert not quality.write_transcript(paths, tmp_path / "text", None)
