@@ -6,6 +6,7 @@ is asked for first. Endless is raised in either case.
 """
 
 import ast
+import re
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Sized
 from types import FrameType, FunctionType, ModuleType
@@ -22,7 +23,8 @@ _MAPS = (dict, defaultdict, OrderedDict, Counter)
 _KINDS = frozenset((*_FLAT, *_ROWS, *_MAPS))
 _NAMESPACES = (ModuleType, FunctionType, type)
 _PADDING = ("ljust", "rjust", "center", "zfill", "expandtabs")
-_SIGNS = ("*", "<<", "range(", "{", *(f".{name}(" for name in _PADDING))
+_SIGNS = re.compile(rf"""[\w"')\]}}]\s*\*|<<|:[^{{}}\n]*{{|\.({"|".join(_PADDING)})\(""")
+"""Of what `_Guard` changes: operators behind an operand, widths that are expressions, and padding."""
 
 
 class Endless(BaseException):
@@ -118,7 +120,7 @@ _CALLS: dict[type[ast.operator], str] = {ast.Mult: "__multiply__", ast.Pow: "__p
 
 def guard(text: str, mode: str) -> ast.Module | ast.Expression | str:
     """What to compile in place of `text`; it needs `GUARDS`. Lines, results and the texts of errors stay the same."""
-    if not any(sign in text for sign in _SIGNS):
+    if not _SIGNS.search(text):
         return text
     tree: ast.Module | ast.Expression = _Guard().visit(ast.parse(text, mode=mode))
     return ast.fix_missing_locations(tree)
