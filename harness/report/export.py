@@ -11,7 +11,7 @@ from harness.files import replace_file
 from harness.report.arms import Arm, Run, list_arms, load_run
 from harness.report.compare import HEADERS, comparison_notes, format_comparison
 from harness.report.study import examine
-from harness.report.tables import markdown_scores, quality_cells, score_cells, score_notes
+from harness.report.tables import markdown_scores, markdown_table, quality_cells, score_cells, score_notes
 from harness.run.paths import TaskPaths
 from harness.run.store import read_text
 
@@ -55,9 +55,9 @@ def to_markdown(run: Run) -> str:
     parts = [f"# {run.run_id}\n", markdown_scores(run)]
     if study.comparisons:
         cells = [HEADERS, *map(format_comparison, study.comparisons)]
-        parts += [f"Baseline: {study.comparisons[0].baseline.label}\n", _markdown(cells)]
+        parts += [f"Baseline: {study.comparisons[0].baseline.label}\n", markdown_table(cells)]
         parts += [f"{note}\n" for note in comparison_notes(study.comparisons, {})]
-    return "\n".join([*parts, _markdown(quality_cells(study.scores))])
+    return "\n".join([*parts, markdown_table(quality_cells(study.scores))])
 
 
 def to_latex(run: Run) -> str:
@@ -72,11 +72,6 @@ def to_latex(run: Run) -> str:
         parts.append(_latex(cells, f"{simulated}Against {study.comparisons[0].baseline.label}, percentage points."))
     parts.append(_latex(quality_cells(study.scores), f"{simulated}Quality and cost per level."))
     return "\n".join(parts)
-
-
-def _markdown(cells: list[tuple[str, ...]]) -> str:
-    rows = [cells[0], ("---", *["---:"] * (len(cells[0]) - 1)), *cells[1:]]
-    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 
 def _latex(cells: list[tuple[str, ...]], caption: str) -> str:

@@ -23,7 +23,7 @@ from harness.report.guard import check_comparable
 from harness.report.page_tables import published_table, reliability_cells, rubric_table, subset_cells
 from harness.report.plots import draw_plots
 from harness.report.study import DEFAULT_MARGIN, Study, examine, state_finding
-from harness.report.tables import markdown_scores, quality_cells, score_cells, score_notes
+from harness.report.tables import difficulty_cells, markdown_scores, quality_cells, score_cells, score_notes
 from harness.report.task_chunks import CHUNK_BUDGET, Chunks, describe_task
 
 
@@ -129,6 +129,7 @@ def _describe_run(run: Run, arms: Sequence[Arm]) -> dict[str, Any]:
         "finding": state_finding(study),
         "scores": score_cells(run),
         "notes": score_notes(run),
+        "difficulties": difficulty_cells(run),
         "quality": quality_cells(study.scores),
         "markdown": markdown_scores(run),
         "reliability": reliability_cells(study),

@@ -72,23 +72,56 @@ def print_scores(run_dir: Path, console: Console | None = None) -> None:
     """Print the score table of a run and what it leaves out."""
     run = load_run(run_dir)
     console = console or Console(width=None if Console().is_terminal else 120)
-    header, *lines = score_cells(run)
-    table = Table(title=Text(f"{run.run_id}: {run.record['dataset']['name']}"), title_justify="left")
+    table = _plain_table(score_cells(run))
+    table.title, table.title_justify = Text(f"{run.run_id}: {run.record['dataset']['name']}"), "left"
+    console.print(table)
+    for note in score_notes(run):
+        console.print(note, highlight=False, markup=False)
+    parts = difficulty_cells(run)
+    if parts:
+        console.print(_plain_table(parts))
+
+
+def _plain_table(cells: Sequence[tuple[str, ...]]) -> Table:
+    header, *lines = cells
+    table = Table()
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
     for line in lines:
         table.add_row(*map(Text, line))
-    console.print(table)
-    for note in score_notes(run):
-        console.print(note, highlight=False, markup=False)
+    return table
 
 
 def markdown_scores(run: Run) -> str:
-    """The score table and its notes in Markdown."""
-    header, *lines = score_cells(run)
-    rows = [header, ("---", *["---:"] * (len(header) - 1)), *lines]
-    table = "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
-    return table + "".join(f"\n{note}\n" for note in score_notes(run))
+    """The score table, its notes and the parts of the data in Markdown."""
+    parts = difficulty_cells(run)
+    notes = "".join(f"\n{note}\n" for note in score_notes(run))
+    return markdown_table(score_cells(run)) + notes + (f"\n{markdown_table(parts)}" if parts else "")
+
+
+def markdown_table(cells: Sequence[tuple[str, ...]]) -> str:
+    """Cells as a Markdown table, the first row its header."""
+    rows = [cells[0], ("---", *["---:"] * (len(cells[0]) - 1)), *cells[1:]]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
+
+
+def difficulty_cells(run: Run) -> list[tuple[str, ...]]:
+    """Header and one line per level: answers resolved of each part of the dataset, named by its difficulty.
+
+    Parts come as the dataset has them; nothing where it has only one.
+    """
+    arms = list_arms(run)
+    parts = [part for part in dict.fromkeys(run.rows["difficulty"]) if part]
+    if len(parts) < 2:
+        return []
+    header = ("level", *(f"resolved of {part}" for part in parts))
+    return [header, *((arm.label, *(_count_resolved(arm, part) for part in parts)) for arm in arms)]
+
+
+def _count_resolved(arm: Arm, part: str) -> str:
+    answers = arm.answers[arm.answers["difficulty"] == part]
+    solved = int(answers["resolved"].sum())
+    return f"{solved}/{len(answers)} ({format_share(solved / len(answers))}%)" if len(answers) else UNKNOWN
 
 
 def score_cells(run: Run) -> list[tuple[str, ...]]:

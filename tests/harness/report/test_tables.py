@@ -7,7 +7,7 @@ from rich.console import Console
 
 from harness.errors import UserError
 from harness.report.arms import load_run
-from harness.report.tables import format_bytes, markdown_scores, print_scores, score_rows
+from harness.report.tables import difficulty_cells, format_bytes, markdown_scores, print_scores, score_rows
 from harness.run.outcome import Outcome
 
 INFRA, CLOCK, SOLVED = Outcome.INFRA_ERROR, Outcome.WALL_CLOCK, Outcome.RESOLVED
@@ -39,6 +39,22 @@ def test_repeats_are_nested_in_instances(fake_store):
     pooled_half_width = 1.96 * (row["score"] * (1 - row["score"]) / 200) ** 0.5
     assert row["method"].startswith("BCa")
     assert row["high"] - row["low"] > 2 * pooled_half_width * 1.3
+
+
+def test_parts_of_the_data_are_counted_apart(fake_store):
+    outcomes = {("bf16", index, 0): SOLVED if index < 4 else Outcome.UNRESOLVED for index in range(8)}
+    outcomes["bf16", 7, 0] = INFRA
+    root = fake_store(levels=["bf16"], instances=8, outcomes=outcomes)
+    rows = load_run(root).rows
+    header, line = difficulty_cells(load_run(root))
+    for name, cell in zip(header[1:], line[1:], strict=True):
+        part = rows[(rows["difficulty"] == name.removeprefix("resolved of ")) & (rows["outcome"] != INFRA)]
+        assert cell.startswith(f"{int(part['resolved'].sum())}/{len(part)} ")
+        assert cell in printed(root)
+
+
+def test_one_part_is_no_table(fake_store):
+    assert difficulty_cells(load_run(fake_store(levels=["int8"], instances=1))) == []
 
 
 def test_levels_come_in_the_configuration_s_order(fake_store):
