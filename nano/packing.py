@@ -1,24 +1,18 @@
 """Episodes packed into batches of rows of like length, by seed: numpy only, for the processes that make them."""
 
-import multiprocessing
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from nano.data.episodes import Episode, make_episode
+from nano.data.episodes import Episode
+from nano.makers import TASK, Makers
 from nano.shape import CHUNK
 
 POOL = 1024
 """Seeds whose episodes are sorted by length together; batches are drawn from within a pool."""
 WIDTH = 2 * CHUNK
 """Rows are padded to a multiple of this many tokens."""
-PATIENCE = 120.0
-"""Seconds that training waits for the episodes of one task before it goes on without them."""
-_TASK = 32
-_TASKS_AHEAD = 3
 _MOST_FAILED = 0.02
 
 
@@ -121,16 +115,13 @@ class Source:
 
     def batches(self, position: Position = Position()) -> Iterator[Batch]:
         """Without end, from `position` on. The same seed, tokens and position give the same batches everywhere."""
-        executor = None
-        if self.workers:
-            executor = ProcessPoolExecutor(self.workers, mp_context=multiprocessing.get_context("spawn"))
+        makers = Makers(self.workers)
         try:
-            for number, pool in enumerate(self._pools(executor, position.pool), position.pool):
+            for number, pool in enumerate(self._pools(makers, position.pool), position.pool):
                 skip = position.batch if number == position.pool else 0
                 yield from self._of_pool(number, pool, skip)
         finally:
-            if executor is not None:
-                _end(executor)
+            makers.close()
 
     def _of_pool(self, number: int, pool: Sequence[Episode], skip: int) -> Iterator[Batch]:
         groups = arrange([len(episode.token_ids) for episode in pool], self.tokens)
@@ -140,49 +131,14 @@ class Source:
             after = Position(number + 1) if last else Position(number, place + 1)
             yield pack([pool[index] for index in groups[order[place]]], after)
 
-    def _pools(self, executor: Executor | None, first: int) -> Iterator[list[Episode]]:
-        results = self._results(executor, self.first_seed + first * POOL)
+    def _pools(self, makers: Makers, first: int) -> Iterator[list[Episode]]:
+        results = makers.results(self.part, self.first_seed + first * POOL)
         while True:
             pool: list[Episode] = []
-            for _ in range(POOL // _TASK):
+            for _ in range(POOL // TASK):
                 episodes, reasons = next(results)
-                self.failures.add(_TASK, reasons)
+                self.failures.add(TASK, reasons)
                 short = [episode for episode in episodes if len(episode.token_ids) <= self.longest]
                 self.failures.too_long += len(episodes) - len(short)
                 pool += short
             yield pool
-
-    def _results(self, executor: Executor | None, seed: int) -> Iterator[tuple[list[Episode], list[str]]]:
-        waiting: deque[tuple[int, Future[tuple[list[Episode], list[str]]]]] = deque()
-        while True:
-            if executor is None:
-                yield make_many(seed, _TASK, self.part)
-                seed += _TASK
-                continue
-            while len(waiting) < self.workers * _TASKS_AHEAD:
-                waiting.append((seed, executor.submit(make_many, seed, _TASK, self.part)))
-                seed += _TASK
-            first, task = waiting.popleft()
-            try:
-                yield task.result(PATIENCE)
-            except TimeoutError:  # its process is lost to us, but the others go on
-                yield [], [f"{self.part} seeds from {first}: nothing after {PATIENCE:g} s"] * _TASK
-
-
-def _end(executor: ProcessPoolExecutor) -> None:
-    """End its processes now: one that hangs would keep this program from ending (Python 3.14 has `kill_workers`)."""
-    workers = list((executor._processes or {}).values())
-    executor.shutdown(wait=False, cancel_futures=True)
-    for worker in workers:
-        worker.kill()
-
-
-def make_many(first: int, count: int, part: str) -> tuple[list[Episode], list[str]]:
-    """The episodes of `count` seeds, and what the generator said of those that gave none."""
-    episodes, reasons = [], []
-    for seed in range(first, first + count):
-        try:
-            episodes.append(make_episode(seed, part))
-        except Exception as error:  # one unlucky seed must not end a run of a GPU; `Failures` bounds their number
-            reasons.append(f"{part} seed {seed}: {type(error).__name__}: {error}")
-    return episodes, reasons

@@ -1,10 +1,12 @@
 """How far a run is, on disk: checkpoints that are whole or absent, the log, and the record for the model card."""
 
 import json
+import os
 import platform
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 
 from engine.errors import UserError
-from engine.weights.files import replacing, write_json
+from engine.weights.files import read_json, replacing, write_json
 from nano.model import Nano
 from nano.muon import Optimizers
 from nano.packing import Position
@@ -94,10 +96,9 @@ def drop_log_after(out: Path, step: int) -> None:
 
 
 def write_record(out: Path, values: Mapping[str, Any]) -> None:
-    """Write `out`/record.json, with the machine, the command and, where `values` name none, the commit."""
+    """Write `out`/record.json, with the machine and the command."""
     machine = {
-        "command": "python -m nano.train " + " ".join(sys.argv[1:]),
-        "commit": values["commit"] or _commit(),
+        "command": shlex.join(["python", "-m", "nano.train", *(_shown_argument(each, out) for each in sys.argv[1:])]),
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads",
@@ -107,7 +108,21 @@ def write_record(out: Path, values: Mapping[str, Any]) -> None:
     write_json(out / RECORD, dict(values) | machine)
 
 
-def _commit() -> str:
+def shown_path(path: Path, out: Path) -> str:
+    """A path as a record names it, never absolute: from the working directory, from beside `out`, or by name only."""
+    whole = Path(os.path.abspath(path))
+    for base in (Path.cwd(), Path(os.path.abspath(out)).parent):
+        if whole.is_relative_to(base) and base != Path(base.anchor):
+            return str(whole.relative_to(base))
+    return whole.name
+
+
+def _shown_argument(argument: str, out: Path) -> str:
+    option, equals, value = argument.rpartition("=")
+    return option + equals + shown_path(Path(value), out) if Path(value).is_absolute() else argument
+
+
+def source_commit() -> str:
     """The commit of the source tree, "-dirty" when files differ from it; empty where git or its folder is missing."""
     try:
         found = subprocess.run(
@@ -117,3 +132,15 @@ def _commit() -> str:
     except OSError:
         return ""
     return found.stdout.strip()
+
+
+def read_chain(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The records of runs of which each began with the weights of the one before; UserError where one did not.
+
+    Each has the rows of its log under `log`.
+    """
+    records = [read_json(run / RECORD) | {"log": read_log(run)} for run in runs]
+    for run, record in zip(runs[1:], records[1:], strict=True):
+        if not record["init"]:
+            raise UserError(f"{run / RECORD}: init is empty; a run that goes on from the weights of the one before it")
+    return records

@@ -28,7 +28,17 @@ from nano.feed import DeviceBatch, Feed
 from nano.model import Nano, Rule, initialise
 from nano.muon import Optimizers, Rates
 from nano.packing import Source
-from nano.progress import EXPORTED, Progress, append_log, drop_log_after, load_checkpoint, save_checkpoint, write_record
+from nano.progress import (
+    EXPORTED,
+    Progress,
+    append_log,
+    drop_log_after,
+    load_checkpoint,
+    save_checkpoint,
+    shown_path,
+    source_commit,
+    write_record,
+)
 from nano.shape import NANO
 from nano.validation import Validation
 
@@ -171,7 +181,8 @@ class Trainer:
         facts = {
             "minutes": options.minutes, "seed": options.seed, "first_data_seed": options.seed * SEEDS_APART,
             "tokens_per_step": options.tokens, "rates": asdict(options.rates), "delta": options.delta,
-            "compiled": self.model.functions.compiled, "init": str(options.init) if options.init else None,
+            "compiled": self.model.functions.compiled,
+            "init": shown_path(options.init, options.out) if options.init else None,
             "shape": {key: self.model.values[key] for key in SHAPE_KEYS},
             "parameters": sum(weight.numel() for weight in self.model.parameters()),
         }  # fmt: skip
@@ -242,12 +253,14 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--log-every", type=int, default=50, help="steps")
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds")
     parser.add_argument("--max-steps", type=int)
-    parser.add_argument("--commit", default="", help="of this source, where git cannot tell")
+    parser.add_argument("--commit", default=source_commit(), help="of this source; needed where git cannot tell")
     given = vars(parser.parse_args(arguments))
     scale = given.pop("adam_rate") / Rates.rest
     rates = Rates(given.pop("muon_rate"), Rates.embedding * scale, Rates.head * scale, Rates.rest * scale)
     if given["init"] is not None and given["resume"]:
         parser.error("--init and --resume exclude each other: a checkpoint has its own weights")
+    if not given["commit"]:
+        parser.error("--commit: git cannot tell here which commit this source is of; give it, for the record")
     if given["minutes"] <= 0 or given["tokens"] < 4096:
         parser.error("--minutes must be above 0 and --tokens at least 4096")
     layers, compiled = given.pop("layers"), given.pop("compile")

@@ -1,20 +1,19 @@
 """Teacher-forced figures on episodes that training never sees: of the parts near, mixed and far."""
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from nano.data.episodes import Episode
 from nano.feed import DeviceBatch, to_device
+from nano.makers import Makers
 from nano.model import Nano
-from nano.packing import Position, arrange, make_many, pack
+from nano.packing import Position, arrange, pack
 
 HELD_OUT = ("near", "mixed", "far")
-_TASK = 16
 
 
 @dataclass
@@ -82,14 +81,13 @@ class Validation:
         return results
 
 
-def _make(seed: int, count: int, parts: Sequence[str], workers: int) -> dict[str, list[Any]]:
-    tasks = [(seed + at, min(_TASK, count - at), part) for part in parts for at in range(0, count, _TASK)]
-    if not workers:
-        made = [make_many(*task) for task in tasks]
-    else:
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-            made = list(executor.map(make_many, *zip(*tasks, strict=True)))
-    episodes: dict[str, list[Any]] = {part: [] for part in parts}
-    for (_, _, part), (good, _) in zip(tasks, made, strict=True):
-        episodes[part] += good
-    return {part: found for part, found in episodes.items() if found}
+def _make(seed: int, count: int, parts: Sequence[str], workers: int) -> dict[str, list[Episode]]:
+    """The episodes of each part that gave any; seeds that gave none are left out."""
+    makers, made = Makers(workers), {}
+    try:
+        for part in parts:
+            results = makers.results(part, seed, seed + count)
+            made[part] = [episode for episodes, _ in results for episode in episodes]
+    finally:
+        makers.close()
+    return {part: episodes for part, episodes in made.items() if episodes}

@@ -115,7 +115,7 @@ class _Work:
         if len(edits) > 1 and self._happens(AMBIGUOUS_EDIT):
             self._do(said, self._edit(edits[0]), taught=False)
             said = "I add the lines before it, so that it occurs once."
-        elif self._happens(INEXACT_EDIT):
+        elif self._happens(INEXACT_EDIT) and _WORD.search(edits[-1][0]):
             self._do(said, self._edit((self._misread(edits[-1][0]), edits[-1][1])), taught=False)
             said = "I copy the text exactly."
         self._do(said, self._edit(edits[-1]), mends=True)

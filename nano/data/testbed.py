@@ -14,6 +14,7 @@ from harness.agent.tools import Edit, replace_once
 from harness.starter.generate import Check
 from harness.starter.generate.execution import load_package, observe, run_in
 from harness.starter.generate.family import Probe
+from harness.starter.generate.limits import Endless
 
 _SUGGESTING = ("AttributeError", "NameError", "ImportError")
 """Errors behind whose text some versions of Python suggest another name."""
@@ -95,7 +96,9 @@ class Testbed:
     def _evaluate(self, check: Check) -> str | None:
         try:
             modules = load_package(self._package, self.files)
-        except Exception:
+        except MemoryError:
+            raise
+        except (Exception, Endless):
             return None
         namespace: dict[str, object] = {}
         run_in(namespace, "", modules)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from itertools import islice
 
 import numpy as np
@@ -166,6 +167,21 @@ def test_a_stream_is_the_episodes_of_its_seeds_in_order():
             assert episode.edit_spans == expected.edit_spans
     for stream in streams:
         stream.close()
+
+
+def test_the_seed_that_took_all_memory_gives_an_episode_in_little():
+    tracemalloc.start()
+    try:
+        assert make_episode(72_719).edit_spans
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_edit_without_a_word_cannot_be_misread():
+    """Seeds whose edit begins with `]` or the like, and whose expert meant to copy it wrongly."""
+    for seed in (73_723, 74_944):
+        assert make_episode(seed).edit_spans
 
 
 def test_making_episodes_takes_few_packages():

@@ -3,11 +3,7 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -15,7 +11,7 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from nano import packing
+from nano import makers, packing
 from nano.check import try_step
 from nano.data.episodes import Episode
 from nano.export import load_exported, read_exported
@@ -23,9 +19,9 @@ from nano.model import DeltaRule, Nano
 from nano.muon import Muon, Optimizers, Rates, is_matrix, orthogonalise
 from nano.packing import Failures, Position, Source, arrange, pack
 from nano.plot import draw
-from nano.progress import read_log
+from nano.progress import read_chain, read_log
 from nano.shape import CHUNK, NANO
-from nano.train import Options, Trainer, rate_scale, train
+from nano.train import Options, Trainer, main, parse, rate_scale, train
 
 TINY: dict[str, Any] = dict(NANO) | {
     "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
@@ -36,13 +32,14 @@ TINY: dict[str, Any] = dict(NANO) | {
 
 @pytest.fixture(autouse=True)
 def small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.setattr(packing, "POOL", 32)
+    monkeypatch.setattr(packing, "POOL", 8)
+    monkeypatch.setattr(packing, "TASK", 8)
+    monkeypatch.setattr(makers, "TASK", 8)
 
 
 def options(out: Path, **given: Any) -> Options:
     fixed: dict[str, Any] = {"minutes": 1000.0, "seed": 1, "workers": 0, "tokens": 4096, "shape": TINY, "log_every": 1}
-    return Options(out=out, **fixed | {"held_out": 2} | given)
+    return Options(out=out, **fixed | {"held_out": 1} | given)
 
 
 def episode(length: int, masked: list[int], span: tuple[int, int] | None = None) -> Episode:
@@ -89,28 +86,6 @@ def test_seeds_without_an_episode_are_tolerated_while_few() -> None:
     failures.add(2000, ["seed 3: broken"] * 20)
     with pytest.raises(RuntimeError, match="43 of 2100 seeds gave no episode; the first: seed 3: broken"):
         failures.add(100, ["seed 2004: broken"] * 23)
-
-
-def test_a_generator_that_hangs_costs_its_seeds_and_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Source(0, 8192, 1)
-    with ThreadPoolExecutor(2) as executor:
-        blocked = Event()
-        make = packing.make_many
-
-        def sometimes(first: int, count: int, part: str) -> Any:
-            if first == 32:
-                blocked.wait()
-            return make(first, 1, part)
-
-        monkeypatch.setattr(packing, "make_many", sometimes)
-        results = source._results(executor, 0)
-        assert len(next(results)[0]) == 1
-        monkeypatch.setattr(packing, "PATIENCE", 0.05)
-        episodes, reasons = next(results)
-        assert (episodes, len(reasons), reasons[0]) == ([], 32, "train seeds from 32: nothing after 0.05 s")
-        monkeypatch.setattr(packing, "PATIENCE", 30.0)
-        assert len(next(results)[0]) == 1
-        blocked.set()
 
 
 def test_orthogonalise_brings_all_singular_values_near_one() -> None:
@@ -167,18 +142,18 @@ def losses(out: Path) -> dict[int, float]:
 def test_a_resumed_run_has_the_same_curve_as_one_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nano.train.rate_scale", lambda _share: 0.5)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(options(whole, max_steps=10, tokens=8192))
-    train(options(parts, max_steps=5, tokens=8192))
-    train(options(parts, max_steps=10, tokens=8192, resume=True))
-    assert losses(whole).keys() == losses(parts).keys() == set(range(1, 11))
+    train(options(whole, max_steps=6, held_out=0))
+    train(options(parts, max_steps=3, held_out=0))
+    train(options(parts, max_steps=6, resume=True))
+    assert losses(whole).keys() == losses(parts).keys() == set(range(1, 7))
     for step, loss in losses(whole).items():
         assert losses(parts)[step] == pytest.approx(loss, abs=1e-5), step
-    assert losses(whole)[10] < losses(whole)[1] - 0.5
+    assert losses(whole)[6] < losses(whole)[1] - 0.5
     record = json.loads((parts / "record.json").read_text())
-    assert record["progress"]["step"] == 10
+    assert record["progress"]["step"] == 6
     assert record["progress"]["data"]["pool"] >= 1
     assert 0 <= record["held_out"]["near"]["edits_exact"] <= 1
-    draw(read_log(parts), tmp_path / "curve.png")
+    draw(read_chain([parts]), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000
     exported = load_exported(parts / "model")
     saved = torch.load(parts / "checkpoint.pt", weights_only=True)["model"]
@@ -229,8 +204,27 @@ def test_sigterm_saves_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert json.loads((tmp_path / "run/record.json").read_text())["progress"]["step"] == 2
 
 
-def test_the_command_line_names_what_is_wrong() -> None:
-    command = [sys.executable, "-m", "nano.train", "--minutes", "1", "--out", "unused", "--layers", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 2
-    assert "--layers 3: a multiple of 4 is needed" in done.stderr
+def test_the_command_line_names_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["nano.train", "--minutes", "1", "--out", str(tmp_path)]
+    for more, said in (
+        (["--layers", "3"], "--layers 3: a multiple of 4 is needed"),
+        (["--resume"], "checkpoint.pt: no"),
+    ):
+        monkeypatch.setattr("sys.argv", [*command, *more])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_run_names_its_commit_or_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--minutes", "1", "--out", "unused"]
+    monkeypatch.setenv("PATH", "")  # no git
+    assert parse([*arguments, "--commit", "abc"]).commit == "abc"
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert "--commit: git cannot tell here which commit this source is of; give it" in capsys.readouterr().err

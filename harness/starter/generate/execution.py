@@ -1,4 +1,4 @@
-"""Generated code runs in this process: modules from memory, with a bound on the lines that they may execute."""
+"""Generated code runs in this process: modules from memory, with bounds on the lines it executes and what it makes."""
 
 import builtins
 import sys
@@ -10,15 +10,14 @@ from types import CodeType, FrameType, ModuleType, TracebackType
 from typing import Any
 
 from harness.starter.generate.family import Probe
+from harness.starter.generate.limits import GUARDS, Endless, guard, size_in
 
 _LINES = 20_000
+_EVERY = 8
+_FREE = 100
 _MARK = "<generated>"
 _PLAIN = (int, float, str, bool, type(None))
 _DEEP = 60
-
-
-class Endless(BaseException):
-    """The code executed more lines than any right one does. No `except Exception` of generated code takes it."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,17 @@ class Outcome:
 
 @contextmanager
 def bounded(lines: int = _LINES) -> Iterator[None]:
-    """Raise `Endless` in generated code once it has executed this many lines inside the block."""
+    """Raise `Endless` in generated code once it has executed this many lines inside the block.
+
+    While it holds a value of n times 100 elements, a line counts for n more: no more than some millions are ever made.
+    """
     left = lines
 
     def count(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
         left -= 1
+        if left % _EVERY == 0:
+            left -= size_in(frame) // _FREE * _EVERY
         if left < 0:
             raise Endless
         return count
@@ -65,7 +69,7 @@ def bounded(lines: int = _LINES) -> Iterator[None]:
 @lru_cache(maxsize=512)
 def compile_text(text: str, mode: str = "exec") -> CodeType:
     """The code object; compiled once for each text."""
-    return compile(text, _MARK, mode)
+    return compile(guard(text, mode), _MARK, mode)
 
 
 class _Raises:
@@ -110,22 +114,25 @@ def run_in(namespace: dict[str, Any], text: str, modules: Mapping[str, ModuleTyp
             return modules[name] if wanted else modules[name.partition(".")[0]]
         return __import__(name, glob, loc, wanted, level)
 
-    namespace["__builtins__"] = {**builtins.__dict__, "__import__": find}
+    namespace["__builtins__"] = {**builtins.__dict__, **GUARDS, "__import__": find}
     exec(compile_text(text), namespace)
 
 
 def observe(namespace: Mapping[str, Any], probe: Probe) -> Outcome | None:
-    """What the probe gives in a copy of the module's namespace; None where it hangs or gives no plain value."""
+    """What the probe gives in a copy of the module's namespace; None where it hangs or gives no plain value.
+
+    Raises MemoryError, should the process lack memory: what a probe gives must not depend on the machine.
+    """
     scratch = dict(namespace)
     try:
         with bounded():
             for line in probe.setup:
                 exec(compile_text(line), scratch)
             value = eval(compile_text(probe.call, "eval"), scratch)
-    except Endless:
+    except (Endless, RecursionError):
         return None
-    except RecursionError:
-        return None
+    except MemoryError:
+        raise
     except Exception as error:
         return Outcome(error=_last_line(error))
     return Outcome(value) if _is_plain(value) else None
@@ -158,6 +165,8 @@ def _passes(test: Any) -> bool:
     try:
         with bounded():
             test()
+    except MemoryError:
+        raise
     except (Exception, Endless):
         return False
     return True

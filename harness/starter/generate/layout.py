@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from harness.starter.generate.draw import Draw
 from harness.starter.generate.execution import Outcome, load_package, observe, run_tests
 from harness.starter.generate.family import Module, Probe, public_names, subject_of
+from harness.starter.generate.limits import Endless
 from harness.starter.generate.testing import Test, write_tests
 
 Observation = tuple[Probe, Outcome]
@@ -24,7 +25,9 @@ def observe_all(package: str, module: Module, text: str) -> list[Outcome | None]
     """The outcome of each probe of the module with this text; empty where the text cannot even be loaded."""
     try:
         loaded = load_package(package, {f"{package}/{module.name}.py": text})
-    except Exception:
+    except MemoryError:
+        raise
+    except (Exception, Endless):
         return []
     namespace = loaded[f"{package}.{module.name}"].__dict__
     return [observe(namespace, probe) for probe in module.probes]

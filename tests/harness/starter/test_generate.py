@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -13,9 +14,10 @@ from harness.starter.build import apply_patch, passed, run_tests
 from harness.starter.catalogue import directives
 from harness.starter.generate import PARTS, generate, to_row
 from harness.starter.generate.draw import Draw, is_held_out
-from harness.starter.generate.execution import Endless, bounded, load_package, observe, run_in
+from harness.starter.generate.execution import bounded, load_package, observe, run_in
 from harness.starter.generate.families import FAR, KNOWN
 from harness.starter.generate.family import Probe, public_names
+from harness.starter.generate.limits import Endless
 from harness.starter.generate.parts import is_held_pair
 from harness.tree import commit_tree, write_tree
 
@@ -173,6 +175,64 @@ def test_endless_code_ends(text):
     modules = load_package("pk", {"pk/a.py": f"def f(n=0):\n    {text}\n"})
     assert observe(modules["pk.a"].__dict__, Probe("f()")) is None
     assert sys.gettrace() is None or "harness" not in repr(sys.gettrace())
+
+
+GREEDY = {
+    "doubling in a loop over itself": "for _ in items:\n        items += items",
+    "doubling inside another": "while True:\n        groups[0].extend(groups[0])",
+    "doubling of an attribute": "while True:\n        box.text = box.text + box.text",
+    "squaring": "n = 3\n    while True:\n        n = n * n",
+    "many long values": "while True:\n        groups.append('x' * 900_000)",
+    "a factor": "return 'x' * 10 ** 12",
+    "a factor of a list": "return 10 ** 12 * [0]",
+    "a factor in place": "items *= 10 ** 12",
+    "a power": "return 5 ** 1024 ** 4",
+    "a shift": "return 1 << 10 ** 12",
+    "a width": "return 'x'.rjust(10 ** 12)",
+    "a width of a format": "n = 10 ** 12\n    return f'{1:{n}}'",
+    "a range": "return list(range(10 ** 12))",
+    "a range downward": "return sum(range(0, -10 ** 12, -1))",
+}
+
+
+@pytest.mark.parametrize("body", GREEDY.values(), ids=GREEDY)
+def test_code_that_makes_too_much_ends_early(body):
+    text = f"class Box:\n    text = ''\n\n\ndef f(items, groups, box):\n    box.text = 'x'\n    {body}\n"
+    namespace = load_package("pk", {"pk/a.py": text})["pk.a"].__dict__
+    tracemalloc.start()
+    try:
+        assert observe(namespace, Probe("f([4], [[1]], Box())")) is None
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+RIGHT = """def f(a, b=3):
+    a *= 2
+    c = [a * b, b ** 2, 1 << b, "x" * b, [0] * b, 2.5 * 2]
+    return [*c, "y".rjust(b), f"{a:{b}}|{b:>4}", list(range(b, 0, -2))]
+"""
+
+
+def test_bounds_change_nothing_else():
+    namespace = load_package("pk", {"pk/a.py": RIGHT})["pk.a"].__dict__
+    wanted = [30, 9, 8, "xxx", [0, 0, 0], 5.0, "  y", " 10|   3", [3, 1]]
+    assert observe(namespace, Probe("f(5)")).value == wanted
+    for call in ("f({})", "f(2, 'x')", "f(2, None)", "f('z', -1)"):
+        plain = {}
+        exec(RIGHT, plain)
+        try:
+            want = eval(call, plain)
+        except Exception as error:
+            want = f"{type(error).__name__}: {error}"
+        found = observe(namespace, Probe(call))
+        assert want in (found.error, found.value)
+
+
+def test_want_of_memory_is_no_outcome():
+    modules = load_package("pk", {"pk/a.py": "def f():\n    raise MemoryError\n"})
+    with pytest.raises(MemoryError):
+        observe(modules["pk.a"].__dict__, Probe("f()"))
 
 
 def test_no_handler_of_the_code_takes_the_bound():
