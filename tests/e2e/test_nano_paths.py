@@ -14,9 +14,11 @@ from nano.data.tokenizer import CALL_START
 CONVERSATIONS = 2
 NEAR_TIE = 0.05
 """Nats between two tokens that two paths on CPU may take for one another, and between their log-probabilities of one
-token. These were seen to differ by 0.0013; the closest choice that the model has to make here was 1.6 wide."""
+token. These were seen to differ by 0.0013; the closest choice of a first model in such conversations was 1.6 wide."""
 NEAR_TIE_BFLOAT16 = 0.25
 """The same where one path decodes with bfloat16 between matmuls, which was seen to move a log-probability by 0.064."""
+LOSSY = ("int8", "fp8", "int4-fp8", "int4", "int3", "int2")
+"""Levels from more to fewer bits."""
 MOST_PARTED = 0.1
 """Share of the answers that may part at a near-tie: more would be an error and no rounding."""
 
@@ -76,8 +78,8 @@ def test_fewer_bits_diverge_more(nano: LLM) -> None:
     passages = read_passages(nano, 2)
     oracle = load_nano("f32")
     figures = [score(nano, passages, oracle)]
-    figures += [score(load_nano(level), passages, oracle) for level in ("int8", "fp8", "int4-fp8", "int4")]
+    figures += [score(load_nano(level), passages, oracle) for level in LOSSY]
     divergences = [figure["kld_mean"] for figure in figures]
     assert all(later > earlier > 0 for earlier, later in pairwise(divergences))
-    # It knows these conversations' answers nearly by heart, at every level.
-    assert all(figure["ppl"] < 1.2 and figure["top1"] > 0.97 for figure in figures)
+    # It knows these conversations' answers nearly by heart, down to the levels at which it still works.
+    assert all(figure["ppl"] < 1.2 and figure["top1"] > 0.97 for figure in figures[:5])
