@@ -3,7 +3,7 @@
     python -m nano.card RUN... nano/model/README.md [--levels LEVELS.json] [--solved SOLVED.json] [--curve CURVE.png]
 
 LEVELS.json is what `python -m nano.evaluate --levels ...` printed. SOLVED.json says what agents with this model solved
-end to end: level -> part -> {"solved": 3, "tasks": 24}.
+end to end: {"run": what was run, in words, "levels": {level: {part: {"solved": 3, "tasks": 24}}}}.
 """
 
 import argparse
@@ -35,16 +35,16 @@ Record = Mapping[str, Any]
 Levels = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
-def card(records: Sequence[Record], levels: Levels | None = None, solved: Levels | None = None, curve: str = "") -> str:
+def card(records: Sequence[Record], levels: Levels | None = None, solved: Record | None = None, curve: str = "") -> str:
     """The card as Markdown.
 
-    `records` are as of `nano.progress.read_chain`, `levels` and `solved` map level -> part -> figures, and `curve` is
+    `records` are as of `nano.progress.read_chain`, `levels` and `solved` as in the files of the command, and `curve` is
     the path of the loss curve as seen from the card.
     """
     last = records[-1]
     parts = [
         INTRODUCTION.format(**last["shape"], parameters=last["parameters"] / 1e6),
-        "\n".join(_goal(levels, solved)),
+        "\n".join(_goal(levels, solved["levels"] if solved else {})),
     ]
     if solved:
         parts.append("\n".join(_solved(solved)))
@@ -61,12 +61,12 @@ def card(records: Sequence[Record], levels: Levels | None = None, solved: Levels
     return "\n".join(part + "\n" for part in parts)
 
 
-def _goal(levels: Levels | None, solved: Levels | None) -> Iterator[str]:
+def _goal(levels: Levels | None, solved: Levels) -> Iterator[str]:
     """Whether the goal is met; where nobody has measured that, what is known instead."""
     yield from ("## The goal", "")
     yield f"Agents with it should solve {GOAL:.0%} of the tasks of the part *{GOAL_PART}*: families of code"
     yield "that training has, with kinds of bug that they never have there."
-    for level, parts in (solved or {}).items():
+    for level, parts in solved.items():
         if GOAL_PART in parts:
             found = parts[GOAL_PART]
             share = found["solved"] / found["tasks"]
@@ -78,9 +78,10 @@ def _goal(levels: Levels | None, solved: Levels | None) -> Iterator[str]:
         yield f"Given the expert's work up to there, it writes {share:.0%} of that part's edits exactly ({level})."
 
 
-def _solved(solved: Levels) -> Iterator[str]:
-    yield from ("## Solved end to end", "", "| level | part | tasks | solved |", "| --- | --- | ---: | ---: |")
-    for level, parts in solved.items():
+def _solved(solved: Record) -> Iterator[str]:
+    yield from ("## Solved end to end", "", f"{solved['run']}.", "")
+    yield from ("| level | part | tasks | solved |", "| --- | --- | ---: | ---: |")
+    for level, parts in solved["levels"].items():
         for part, found in parts.items():
             share = found["solved"] / found["tasks"]
             yield f"| {level} | {part} | {found['tasks']} | {found['solved']} ({share:.1%}) |"

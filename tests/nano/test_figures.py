@@ -87,7 +87,7 @@ def test_the_card_shows_what_was_recorded() -> None:
 
 @pytest.mark.parametrize(("count", "said"), [(11, "**not met**: 11 of 24"), (12, "**met**: 12 of 24")])
 def test_the_card_says_whether_the_goal_is_met(count: int, said: str) -> None:
-    text = card([record()], solved={"bf16": {"mixed": {"solved": count, "tasks": 24}}})
+    text = card([record()], solved={"run": "Tasks", "levels": {"bf16": {"mixed": {"solved": count, "tasks": 24}}}})
     assert f"At bf16 this is {said} are solved" in text
     assert f"| bf16 | mixed | 24 | {count} (" in text
 
