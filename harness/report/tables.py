@@ -108,10 +108,11 @@ def markdown_table(cells: Sequence[tuple[str, ...]]) -> str:
 def difficulty_cells(run: Run) -> list[tuple[str, ...]]:
     """Header and one line per level: answers resolved of each part of the dataset, named by its difficulty.
 
-    Parts come as the dataset has them; nothing where it has only one.
+    The parts that are solved most come first; nothing where the dataset has only one.
     """
     arms = list_arms(run)
-    parts = [part for part in dict.fromkeys(run.rows["difficulty"]) if part]
+    shares = run.rows[run.rows["difficulty"] != ""].groupby("difficulty")["resolved"].mean()
+    parts = sorted(shares.index, key=lambda part: (-shares[part], part))
     if len(parts) < 2:
         return []
     header = ("level", *(f"resolved of {part}" for part in parts))
