@@ -41,11 +41,9 @@ def evaluate(
     ] = False,
 ) -> None:
     """Run an agent over a dataset at every level, grade its patches, print the scores."""
-    from harness.config import load_config
+    from harness.config import load_config, served_at
 
-    overrides = list(override or ())
-    if base_url is not None:
-        overrides += ["endpoint.kind=url", f"endpoint.base_url={base_url}"]
+    overrides = [*(served_at(base_url) if base_url is not None else ()), *(override or ())]
     if executor is not None:
         overrides.append(f"executor={executor}")
     if disk_budget is not None:

@@ -170,11 +170,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The run that `path` describes, with `--set key.sub=value` overrides (values parsed as YAML).
 
     A level is a mapping, or a plain string: a name of `levels.yaml` beside the file, or the quant itself where there
-    is no such file. Raises `UserError`, one line that names the file, the key and what would be right.
+    is no such file; any name where servers run already. Raises `UserError`, one line that names the file, the key and
+    what would be right.
     """
     config = load_settings(path, overrides, RunConfig)
     check_run(path, config)
     return config
+
+
+def served_at(base_url: str) -> list[str]:
+    """Overrides that turn any run into one against a server that runs already: one level, `served`, of what it serves.
+
+    What only an engine of our own can measure is left out.
+    """
+    endpoint = ["endpoint.kind=url", f"endpoint.base_url={base_url}", "endpoint.engine_args=[]"]
+    return [*endpoint, "model=null", "levels=[served]", "baseline=served", "perplexity_text=null", "divergence=false"]
 
 
 def load_settings(path: Path, overrides: Sequence[str], kind: type[S]) -> S:
@@ -182,7 +192,9 @@ def load_settings(path: Path, overrides: Sequence[str], kind: type[S]) -> S:
     data = _read_mapping(path)
     keys = [_override(data, override) for override in overrides]
     if isinstance(data.get("levels"), list):
-        data["levels"] = _resolve_levels(path, data["levels"])
+        endpoint = data.get("endpoint")
+        ours = not isinstance(endpoint, dict) or endpoint.get("kind") != "url"
+        data["levels"] = _resolve_levels(path, data["levels"], ours)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -236,7 +248,10 @@ def _override(data: dict[str, Any], override: str) -> str:
     return key
 
 
-def _resolve_levels(path: Path, levels: list[Any]) -> list[Any]:
+def _resolve_levels(path: Path, levels: list[Any], ours: bool) -> list[Any]:
+    """Names as mappings; what a server of somebody else's has (not `ours`) may be called anything."""
+    if not ours:
+        return [{"name": level} if isinstance(level, str) else level for level in levels]
     file = path.parent / LEVELS_FILE
     known = _read_mapping(file) if file.exists() else None
     return [_resolve_level(path, file, known, level) if isinstance(level, str) else level for level in levels]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import EndpointConfig, load_config, read_api_key
+from harness.config import EndpointConfig, load_config, read_api_key, served_at
 from harness.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,17 @@ def test_a_level_may_be_a_mapping_and_needs_no_levels_file(file: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["demo", "verified", "endpoint"])
+@pytest.mark.parametrize("name", ["demo", "starter-500", "smollm2", "verified"])
+def test_any_run_can_go_to_a_server_that_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_config(Path(f"configs/{name}.yaml"), served_at("http://h:1/v1"))
+    assert [level.name for level in config.levels] == ["served"]
+    assert (config.endpoint.base_url, config.model, config.perplexity_text) == ("http://h:1/v1", None, None)
+    named = load_config(Path(f"configs/{name}.yaml"), [*served_at("http://h:1/v1"), "levels=[awq]", "baseline=awq"])
+    assert named.baseline == "awq"
+
+
+@pytest.mark.parametrize("name", ["demo", "starter-500", "smollm2", "verified", "endpoint"])
 def test_the_configurations_that_we_ship(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert load_config(Path(f"configs/{name}.yaml")).name == name
